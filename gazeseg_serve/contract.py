@@ -1,0 +1,237 @@
+"""What the stages agree on: InputSpec, the run folder and the artifact folder, as JSON with schema and hashes.
+
+    training --(run.json, level_<i>.safetensors)--> export --(manifest.json, model.onnx)--> service
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import ContractError
+from .files import read_json, sha256_file, write_json
+
+RUN_SCHEMA = "gazeseg-run/1"
+ARTIFACT_SCHEMA = "gazeseg-artifact/1"
+RUN_FILE = "run.json"
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+
+# Statistics of ImageNet on [0, 1], the ones every pretrained vision model uses; nobody else types them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+COLOURS = ((255, 214, 10), (0, 180, 216), (239, 71, 111), (6, 214, 160), (155, 93, 229), (251, 133, 0))
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network takes. Written once by training, copied by export, obeyed by serving.
+
+    size            side of the square input, pixels
+    channels        3 (RGB) or 1 (grey)
+    resize          "stretch": to size x size, area average where the image shrinks, else bilinear
+    normalisation   "imagenet": (x / 255 - mean) / std; "zscore": (x - mean(x)) / std(x) per image and channel.
+                    It lives inside the exported graph.
+    classes         names of the foreground classes, in label order
+    """
+
+    size: int
+    channels: int = 3
+    resize: str = "stretch"
+    normalisation: str = "imagenet"
+    classes: tuple[str, ...] = ("lesion",)
+
+    def __post_init__(self) -> None:
+        if self.size < 16 or self.size % 16:
+            raise ContractError(f"input size {self.size} is not a multiple of 16, which the four poolings need")
+        if self.channels not in (1, 3):
+            raise ContractError(f"{self.channels} channels; use 3 (RGB) or 1 (grey)")
+        if self.resize != "stretch":
+            raise ContractError(f"unknown resize rule {self.resize!r}; known: stretch")
+        if self.normalisation not in ("imagenet", "zscore"):
+            raise ContractError(f"unknown normalisation {self.normalisation!r}; known: imagenet, zscore")
+        if self.normalisation == "imagenet" and self.channels != 3:
+            raise ContractError("imagenet normalisation wants 3 channels; use zscore for grey images")
+        if not self.classes:
+            raise ContractError("classes is empty; name at least one foreground class")
+
+    @property
+    def outputs(self) -> int:
+        """K: 1 (sigmoid) for one class, else the classes and background (softmax, background first)."""
+        return 1 if len(self.classes) == 1 else len(self.classes) + 1
+
+
+@dataclass(frozen=True)
+class Level:
+    """One peer network: its pseudo-mask threshold in (0, 1), weights file, and validation metrics by name."""
+
+    threshold: float
+    weights: str
+    sha256: str
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """`run.json`: everything needed to rebuild the networks and to say where they came from."""
+
+    input: InputSpec
+    architecture: dict[str, Any]
+    levels: tuple[Level, ...]
+    config: dict[str, Any]
+    seed: int
+    splits: dict[str, tuple[str, ...]]
+    fingerprints: dict[str, str]
+    versions: dict[str, str]
+    metrics: dict[str, float] = field(default_factory=dict)
+    schema: str = RUN_SCHEMA
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / RUN_FILE, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Raises ContractError for a missing file, an unknown schema, a wrong field or a weights file that changed."""
+        run = _load(cls, folder / RUN_FILE, RUN_SCHEMA)
+        if not run.levels:
+            raise ContractError(f"{folder / RUN_FILE} names no level; train it again")
+        for level in run.levels:
+            _check_file(folder, level.weights, level.sha256)
+        return run
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of the graph: dtype, and the axes' names or sizes in order."""
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """`manifest.json`: what the graph is, what it takes and gives, how good it is and where it came from.
+
+    id is the sha256 of the model file. `files` holds the sha256 of every other file of the folder, too.
+    """
+
+    id: str
+    strategy: str
+    precision: str
+    input: InputSpec
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    threshold: float
+    files: dict[str, str]
+    parity: dict[str, Any]
+    provenance: dict[str, Any]
+    model: str = MODEL_FILE
+    schema: str = ARTIFACT_SCHEMA
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / MANIFEST_FILE, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Artifact:
+        """Raises ContractError for a missing file, an unknown schema, a wrong field or a file that changed."""
+        artifact = _load(cls, folder / MANIFEST_FILE, ARTIFACT_SCHEMA)
+        if artifact.files.get(artifact.model) != artifact.id:
+            raise ContractError(f"{folder}: the id is {artifact.id}, the model's hash {artifact.files.get(artifact.model)}")
+        for name, digest in artifact.files.items():
+            _check_file(folder, name, digest)
+        return artifact
+
+    @property
+    def has_disagreement(self) -> bool:
+        return any(output.name == "disagreement" for output in self.outputs)
+
+
+def graph_inputs(spec: InputSpec) -> tuple[Tensor, ...]:
+    return (Tensor("image", "uint8", ("batch", spec.size, spec.size, spec.channels)),)
+
+
+def graph_outputs(spec: InputSpec, disagreement: bool) -> tuple[Tensor, ...]:
+    """`probability`, and with `disagreement` the standard deviation of the levels' probabilities.
+
+    With several classes the disagreement is the mean over the classes of that deviation.
+    """
+    probability = Tensor("probability", "float32", ("batch", spec.outputs, spec.size, spec.size))
+    deviation = Tensor("disagreement", "float32", ("batch", spec.size, spec.size))
+    return (probability, deviation) if disagreement else (probability,)
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / RUN_FILE).is_file()
+
+
+def is_artifact(folder: Path) -> bool:
+    return (folder / MANIFEST_FILE).is_file()
+
+
+def _check_file(folder: Path, name: str, expected: str) -> None:
+    path = folder / name
+    if path.resolve().parent != folder.resolve():
+        raise ContractError(f"{folder}: {name!r} points outside the folder")
+    if not path.is_file():
+        raise ContractError(f"{path} is missing; copy the whole folder")
+    found = sha256_file(path)
+    if found != expected:
+        raise ContractError(f"{path} has sha256 {found}, but {expected} is recorded; it changed after it was written")
+
+
+def _load(cls: type[T], path: Path, schema: str) -> T:
+    data = read_json(path)
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != schema:
+        raise ContractError(f"{path} has schema {found!r}, this version reads {schema!r}; write the folder again")
+    return build(cls, data, str(path))
+
+
+def build(cls: type[T], data: Any, where: str) -> T:
+    """Make the dataclass `cls` of parsed JSON or TOML; ContractError names the field that is missing, unknown or wrong."""
+    if not isinstance(data, dict):
+        raise ContractError(f"{where}: expected a table, found {type(data).__name__}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise ContractError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(fields)}")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in data:
+            raise ContractError(f"{where}: field {name!r} is missing")
+    return cls(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where)
+    if origin in (types.UnionType, typing.Union):
+        for option in arguments:
+            if option is type(None) and value is None or isinstance(option, type) and type(value) is option:
+                return value
+        return _convert(next(option for option in arguments if option is not type(None)), value, where)
+    if origin is tuple and isinstance(value, list | tuple):
+        if arguments[-1] is Ellipsis:
+            return tuple(_convert(arguments[0], item, where) for item in value)
+        if len(arguments) == len(value):
+            return tuple(_convert(a, item, where) for a, item in zip(arguments, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    raise ContractError(f"{where}: expected {expected}, found {value!r}")

@@ -1,0 +1,56 @@
+"""The seam to the inference runtimes: one method, `run(batch) -> Outputs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .contract import Artifact
+from .errors import EngineError
+
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """probability: float32 `(B, K, H, W)` in [0, 1]; disagreement: float32 `(B, H, W)` in [0, 0.5], or None."""
+
+    probability: np.ndarray
+    disagreement: np.ndarray | None = None
+
+
+class Engine(Protocol):
+    """`run` takes uint8 `(B, H, W, C)` as the artifact's InputSpec says, any B >= 1. Not to be called by two threads."""
+
+    name: str
+
+    def run(self, batch: np.ndarray) -> Outputs: ...
+
+
+def open_engine(folder: Path, artifact: Artifact, device: str = "auto", threads: int = 0) -> Engine:
+    """Start the engine for `device`; `auto` takes CUDA where onnxruntime offers it, else the CPU.
+
+    threads: CPU threads inside one call, 0 = all cores. Raises EngineError or MissingExtraError.
+    """
+    if device not in DEVICES:
+        raise EngineError(f"unknown device {device!r}; known: {', '.join(DEVICES)}")
+    from .engine_onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(folder / artifact.model, device, threads)
+
+
+class FakeEngine:
+    """For tests: the probability of a pixel is its mean value over 255, the disagreement zero. Keeps batch sizes."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.batch_sizes: list[int] = []
+
+    def run(self, batch: np.ndarray) -> Outputs:
+        self.batch_sizes.append(len(batch))
+        probability = (batch.mean(axis=3, dtype=np.float64) / 255).astype(np.float32)
+        return Outputs(probability[:, None], np.zeros_like(probability))

@@ -1,0 +1,37 @@
+"""Overlap of masks, in numpy, so that the serving side needs no torch. Masks are bool or integer arrays of one shape."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """2 |A and B| / (|A| + |B|), in [0, 1]; 1 where both are empty."""
+    a, b = np.asarray(prediction, bool), np.asarray(truth, bool)
+    total = np.count_nonzero(a) + np.count_nonzero(b)
+    return 1.0 if total == 0 else 2 * np.count_nonzero(a & b) / total
+
+
+def iou(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """|A and B| / |A or B|, in [0, 1]; 1 where both are empty."""
+    a, b = np.asarray(prediction, bool), np.asarray(truth, bool)
+    union = np.count_nonzero(a | b)
+    return 1.0 if union == 0 else np.count_nonzero(a & b) / union
+
+
+def class_dice(prediction: np.ndarray, truth: np.ndarray, classes: int) -> list[float]:
+    """Dice of each label 1..classes."""
+    return [dice(prediction == label, truth == label) for label in range(1, classes + 1)]
+
+
+def flipped_share(first: np.ndarray, second: np.ndarray) -> float:
+    """The share of pixels at which two label maps differ, in [0, 1]."""
+    return float(np.mean(np.asarray(first) != np.asarray(second)))
+
+
+def bootstrap_interval(values: np.ndarray, level: float = 0.95, rounds: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of `values` `(N,)` (Efron, 1979)."""
+    values = np.asarray(values, np.float64)
+    drawn = np.random.default_rng(seed).integers(0, len(values), (rounds, len(values)))
+    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,102 @@
+"""Bytes or pixels in, a Prediction in the image's own geometry out: the one hot path.
+
+The command line, the service and the benchmarks all go through here. `prepare` and `finish` hold the work around the
+engine, so that a server may run them beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .contract import Artifact, InputSpec
+from .engine import Engine, Outputs, open_engine
+from .errors import ImageError
+from .imaging import log_odds, resize_image, resize_map
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network said of one image; the methods bring it to the image's own `size` = (height, width).
+
+    probability   float32 `(K, h, w)` at the network's size
+    disagreement  float32 `(h, w)` at the network's size, or None
+    """
+
+    probability: np.ndarray
+    disagreement: np.ndarray | None
+    size: tuple[int, int]
+
+    def mask(self, threshold: float = 0.5) -> np.ndarray:
+        """Labels `(H, W)` uint8: 1 where the probability is at least `threshold` (K = 1), else the likeliest class.
+
+        Scores are resized as log odds, which is the paper's protocol: logits are resized, then cut. With several
+        classes a pixel whose best foreground probability is under `threshold` stays background only if background
+        is likelier, so `threshold` is not used there.
+        """
+        scores = self._scores()
+        if len(scores) == 1:
+            return (scores[0] >= _logit(threshold)).astype(np.uint8)
+        return scores.argmax(axis=0).astype(np.uint8)
+
+    def full_probability(self) -> np.ndarray:
+        """float32 `(K, H, W)` in [0, 1] at the image's size; cut at t it gives `mask(t)`."""
+        scores = self._scores()
+        if len(scores) == 1:
+            return 1 / (1 + np.exp(-scores))
+        odds = np.exp(scores - scores.max(axis=0))
+        return odds / odds.sum(axis=0)
+
+    def full_disagreement(self) -> np.ndarray | None:
+        """float32 `(H, W)` at the image's size, or None where the graph has one level."""
+        return None if self.disagreement is None else resize_map(self.disagreement, self.size)
+
+    def _scores(self) -> np.ndarray:
+        return np.stack([resize_map(score, self.size) for score in log_odds(self.probability)])
+
+
+class Predictor:
+    """An engine and its InputSpec. Open one with `Predictor.open(artifact_folder)`.
+
+    >>> predictor = Predictor.open("artifacts/polyps")                # doctest: +SKIP
+    >>> mask = predictor.predict(read_image("photo.jpg")).mask()      # doctest: +SKIP
+    """
+
+    def __init__(self, engine: Engine, spec: InputSpec, artifact: Artifact | None = None) -> None:
+        self.engine, self.spec, self.artifact = engine, spec, artifact
+
+    @classmethod
+    def open(cls, folder: Path | str, device: str = "auto", threads: int = 0) -> Predictor:
+        """Raises ContractError, EngineError or MissingExtraError."""
+        artifact = Artifact.load(Path(folder))
+        return cls(open_engine(Path(folder), artifact, device, threads), artifact.input, artifact)
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """`(H, W, C)` uint8 of any size -> `(size, size, C)` uint8, as the network takes it."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.spec.channels:
+            raise ImageError(f"an image is (H, W, {self.spec.channels}) uint8, this one is {image.shape} {image.dtype}")
+        return resize_image(image, (self.spec.size, self.spec.size))
+
+    def run(self, prepared: Sequence[np.ndarray]) -> Outputs:
+        """Run prepared images as one batch."""
+        return self.engine.run(np.stack(prepared))
+
+    @staticmethod
+    def finish(outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
+        """Take item `index` of a batch, for an image of `size` = (height, width)."""
+        disagreement = outputs.disagreement
+        return Prediction(outputs.probability[index], None if disagreement is None else disagreement[index], size)
+
+    def predict(self, image: np.ndarray) -> Prediction:
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        outputs = self.run([self.prepare(image) for image in images])
+        return [self.finish(outputs, i, image.shape[:2]) for i, image in enumerate(images)]
+
+
+def _logit(p: float) -> float:
+    return float(np.log(p) - np.log1p(-p)) if 0 < p < 1 else (-np.inf if p <= 0 else np.inf)

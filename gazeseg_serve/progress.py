@@ -1,0 +1,31 @@
+"""A progress bar on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+log = logging.getLogger("gazeseg_serve")
+
+_LINE_EVERY = 10.0  # seconds between plain lines
+
+
+def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """Pass `items` on, showing how many of `total` are done."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track as bar
+
+        yield from bar(items, description=label, total=total, console=Console(stderr=True), transient=True)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - last >= _LINE_EVERY:
+            log.info("%s: %d of %d", label, done, total)
+            last = time.monotonic()
+        yield item
+    log.info("%s: %d of %d", label, total, total)

@@ -1,0 +1,1 @@
+"""An artifact folder to masks over HTTP; never loads torch."""

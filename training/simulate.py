@@ -8,12 +8,16 @@ tracker (17 % inside, 0.2 of the side away). `benchmarks/gaze_figures.py --simul
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from gazeseg_serve.errors import ConfigError, DatasetError
+from gazeseg_serve.files import write_bytes
+from gazeseg_serve.imaging import encode_png
 
-from .fixations import ScanPath
+from .fixations import ScanPath, write_fixations
+from .phantoms import phantom
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,22 @@ def _short_path(points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         distance = ((points[left] - points[order[-1]]) ** 2).sum(axis=1)
         order.append(left.pop(int(rng.choice(np.argsort(distance)[:3]))))
     return np.array(order)
+
+
+def write_phantoms(folder: Path | str, count: int, size: int, seed: int = 0, noise: str = "eyelink") -> Path:
+    """Write a dataset folder of `count` phantoms, `size` x `size` pixels, with masks and simulated gaze; returns it.
+
+    `images/` and `masks/` are PNG, `fixations.csv` has the columns of a fixation report. The same arguments write the
+    same bytes, and image i does not depend on `count`. Raises ConfigError for a count below 1 or a size below 32.
+    """
+    if count < 1 or size < 32:
+        raise ConfigError(f"{count} phantoms of {size} pixels cannot be made; ask for at least 1 of at least 32 pixels")
+    folder, paths = Path(folder), {}
+    for i in range(count):
+        stem = f"phantom_{i:04d}"
+        image, mask = phantom(size, np.random.default_rng((seed, i, 0)))
+        paths[stem] = simulate_gaze(mask, np.random.default_rng((seed, i, 1)), noise)
+        write_bytes(folder / "images" / f"{stem}.png", encode_png(image))
+        write_bytes(folder / "masks" / f"{stem}.png", encode_png(mask * np.uint8(255)))
+    write_fixations(folder / "fixations.csv", paths, dict.fromkeys(paths, (size, size)))
+    return folder

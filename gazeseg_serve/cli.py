@@ -9,12 +9,12 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from . import __version__
-from .errors import GazesegError
+from .errors import GazesegError, require
 
 app = typer.Typer(
     name="gazeseg-serve",
@@ -36,7 +36,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -46,6 +48,193 @@ def _finish(lines: list[str], result: dict[str, Any], as_json: bool) -> None:
         typer.echo(line)
     if as_json:
         typer.echo(json.dumps(result))
+
+
+@app.command()
+def serve(
+    artifact: Annotated[Path | None, typer.Argument(help="Artifact folder; default: GAZESEG_ARTIFACT.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="One more model, as NAME=FOLDER; may be repeated.")] = None,
+    api_key: Annotated[list[str] | None, typer.Option(help="A key that clients must send; may be repeated.")] = None,
+    api_keys_file: Annotated[Path | None, typer.Option(help="A file of keys, one a line.")] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Requests in the house at once.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a GPU, or one for the CPU.")] = None,
+) -> None:
+    """Serve an artifact over HTTP until SIGTERM. Every setting is also an environment variable GAZESEG_NAME.
+
+    Example: gazeseg-serve serve artifacts/polyps --port 3000
+    """
+    for module in ("pydantic_settings", "fastapi", "prometheus_client"):
+        require(module, "serve")
+    from .service.launch import serve as run
+
+    run({"artifact": artifact, "device": device, "models": ",".join(model) if model else None, "workers": workers,
+         "api_keys": ",".join(api_key) if api_key else None, "api_keys_file": api_keys_file, "max_queue": max_queue},
+        host, port)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("gazeseg-demo"),
+    quick: Annotated[bool, typer.Option(help="Fewer phantoms and steps: does it run, not how well.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the whole path on synthetic images with simulated gaze.
+
+    Example: gazeseg-serve demo --out gazeseg-demo
+    """
+    from .export.demo import run_demo
+
+    result = run_demo(out, quick)
+    _finish([
+        f"Dice on {result.test_images} held-out phantoms: {result.dice:.3f} (ensemble, through the exported graph)",
+        f"open        {result.page}",
+        f"serve it    gazeseg-serve serve {result.artifact}",
+        f"and ask it  curl -F image=@{result.sample} http://127.0.0.1:3000/v1/segment --output mask.png",
+    ], result.as_dict(), as_json)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="TOML, for instance configs/kvasir_small.toml.")],
+    data: Annotated[Path, typer.Option(help="Dataset folder.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    masks: Annotated[Path | None, typer.Option(help="Folder that `masks` wrote; the dataset folder where not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override the config.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the m peer networks on gaze pseudo-masks.
+
+    Example: gazeseg-serve train configs/kvasir_small.toml --data kvasir --masks build/kvasir --out runs/small
+    """
+    from .training.config import load_config
+    from .training.loop import train as run_training
+
+    run = run_training(load_config(config, settings or ()), data, masks or data, out, resume, device)
+    lines = [f"wrote {out} ({len(run.levels)} levels)"]
+    lines += [f"validation Dice of the ensemble at the network's size: {value:.4f}" for value in run.metrics.values()]
+    _finish([*lines, f"next: gazeseg-serve evaluate {out} --data {data} --split val"], {"run": str(out)} | run.metrics, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN_OR_ARTIFACT")],
+    data: Annotated[Path, typer.Option(help="Dataset folder with masks/.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    out: Annotated[Path | None, typer.Option(help="Folder for scores.csv, summary.csv and worst.png.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score a run or an artifact against true masks: Dice, IoU, HD95.
+
+    Example: gazeseg-serve evaluate runs/small --data kvasir --split val --out runs/small/val
+    """
+    from .training.evaluate import evaluate as run_evaluation
+
+    summary = run_evaluation(model, data, split, out).summary()
+    lines = [f"{'member':<10} {'images':>6} {'Dice':>7} {'95 % interval':>17} {'IoU':>7} {'HD95 px':>8}"]
+    lines += ["{member:<10} {images:>6} {dice:>7.4f} [{dice_low:.4f}, {dice_high:.4f}] {iou:>7.4f} {hd95:>8.1f}".format(**row)
+              for row in summary]
+    _finish(lines, {"split": split, "members": summary}, as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
+    strategy: Annotated[str, typer.Option(help="fuse: all levels in one graph, exact.")] = "fuse",
+    data: Annotated[Path | None, typer.Option(help="Dataset folder whose validation images the gate uses.")] = None,
+    images: Annotated[int, typer.Option(help="How many images the gate uses at most.")] = 32,
+    max_difference: Annotated[float, typer.Option(help="Gate: largest absolute difference of a probability.")] = 1e-3,
+    flipped: Annotated[float, typer.Option(help="Gate: largest share of mask pixels that may change.")] = 1e-4,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make ONE graph of a run and prove it as good as the ensemble; exit 1 and write nothing where it is not.
+
+    Example: gazeseg-serve export runs/small --data kvasir --out artifacts/small
+    """
+    from .export.parity import Tolerance
+    from .export.pipeline import export_run
+
+    artifact = export_run(run, out, strategy, data, "val", images, Tolerance(max_difference, flipped))
+    _finish([
+        f"wrote {out}: {strategy}, {len(artifact.provenance['levels'])} levels, id {artifact.id[:12]}",
+        f"gate held on {artifact.parity['images']} {artifact.parity['source']}: max |difference| "
+        f"{artifact.parity['max_difference']:.2g}, flipped pixels {100 * artifact.parity['flipped']:.4f} %",
+        f"next: gazeseg-serve serve {out}",
+    ], {"artifact": str(out), "id": artifact.id, "parity": artifact.parity}, as_json)
+
+
+@app.command()
+def predict(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders; - reads one image from standard input.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks, one PNG an image.")],
+    threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Default: the artifact's own.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Segment images: masks in their own geometry.
+
+    Example: gazeseg-serve predict artifacts/small photos/ --out masks/
+    """
+    from .bulk import predict_files
+
+    summary = predict_files(artifact, images, out, threshold, device)
+    for path, reason in summary.failures.items():
+        typer.echo(f"skipped {path}: {reason}", err=True)
+    _finish([f"wrote {summary.written} mask(s) to {out}, {len(summary.failures)} image(s) failed"], summary.as_dict(), as_json)
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="ARTIFACT_OR_RUN")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what a run or an artifact is, where it came from and how good it is.
+
+    Example: gazeseg-serve inspect artifacts/small
+    """
+    from .card import model_card
+
+    lines, facts = model_card(model)
+    _finish(lines, facts, as_json)
+
+
+@app.command()
+def masks(
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder: images/, fixations.csv, optional masks/.")],
+    out: Annotated[Path | None, typer.Option(help="Where the maps go; default: the dataset folder.")] = None,
+    sigma: Annotated[float, typer.Option(help="Width of a fixation, in pixels of a 768-pixel canvas.")] = 70.0,
+    thresholds: Annotated[str, typer.Option(help="One threshold a level, each in (0, 1).")] = "0.5,0.3",
+    crf: Annotated[bool, typer.Option(help="Refine the heatmaps along the image's edges.")] = True,
+    sigma_degrees: Annotated[float | None, typer.Option(help="Width in degrees of visual angle; needs --screen.")] = None,
+    screen: Annotated[str | None, typer.Option(help="The reader's screen in cm, WIDTHxHEIGHT@DISTANCE: 53x30@60.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Names of the classes in label order, like lv,myo,rv.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Worker processes; default: one a core.")] = None,
+    strict: Annotated[bool, typer.Option(help="Stop with an error where a row or an image cannot be used.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Turn fixations into heatmaps, refined maps and pseudo-masks, with a report of their quality.
+
+    Example: gazeseg-serve masks data/polyps --thresholds 0.5,0.3
+    """
+    require("scipy", "train")
+    from .training.crf import CrfSettings
+    from .training.pseudo_masks import MaskSettings, make_masks, parse_thresholds
+    from .training.visual_angle import Screen
+
+    settings = MaskSettings(
+        sigma=sigma, thresholds=parse_thresholds(thresholds), crf=CrfSettings() if crf else None,
+        classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
+        degrees=sigma_degrees, screen=Screen.parse(screen) if screen else None)
+    summary = make_masks(dataset, out, settings, jobs, strict)
+    _finish(summary.lines(), summary.as_dict(), as_json)
 
 
 def main() -> NoReturn:

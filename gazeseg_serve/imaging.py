@@ -18,11 +18,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
-_FORMATS = ("PNG", "JPEG", "MPO", "TIFF")
+_FORMATS = ("PNG", "JPEG", "TIFF")  # JPEG opens MPO files, too
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I")
 # What Pillow's plugins raise on broken files (found by mutating files; UnidentifiedImageError is an OSError).
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError,
-                  AttributeError, struct.error, zlib.error, ZeroDivisionError, Image.DecompressionBombError)
+                  AttributeError, struct.error, zlib.error, ZeroDivisionError)
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,9 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
             return _with_channels(_to_array(image), channels)
     except UnidentifiedImageError:
         raise UnsupportedImage("not an image this accepts; send PNG, JPEG, TIFF or DICOM") from None
+    except Image.DecompressionBombError:  # Pillow's own limit strikes before ours where the header says billions
+        raise ImageTooLarge(f"the image has more than {limits.max_pixels} pixels, the limit; "
+                            "send a smaller image") from None
     except _DECODE_ERRORS as error:
         raise MalformedImage(f"the image cannot be decoded ({error}); it is truncated or corrupt") from error
 

@@ -1,0 +1,112 @@
+"""The BentoML service. This is the only file that imports bentoml.
+
+BentoML gives the workers and their supervisor, the probes and the adaptive batching. Its dispatcher is used where
+the requests arrive, in one process with the engine: between two BentoML services every image and every answer would be
+pickled and sent through a socket, which costs more than decoding the image (docs/performance.md has the figures).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # read when bentoml is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import bentoml
+from _bentoml_impl.server import serve_http
+from bentoml._internal import server as bentoml_server
+from bentoml._internal.marshal.dispatcher import CorkDispatcher
+
+from .edge import Edge
+from .host import Answer, Job, RunBatch
+from .http import create_api
+from .problems import busy
+from .runtime import Runtime
+from .settings import Settings
+from .telemetry import configure_logging
+
+_KEEP_ALIVE_SECONDS = 75  # longer than the usual minute of a load balancer, which must be the one to close
+SERVICE = "gazeseg_serve.service.main:service"
+SWAGGER_UI = Path(bentoml_server.__file__).parent / "static_content"
+
+
+class AdaptiveBatching:
+    """BentoML's adaptive batching: waits for more jobs only while that lowers the latency of those that wait."""
+
+    def __init__(self, run: RunBatch, max_batch: int, max_wait: float) -> None:
+        # The latency is a deadline: jobs that cannot make it are dropped. The service's own timeout strikes first.
+        self._cork: CorkDispatcher[Job, Answer | None] = CorkDispatcher(
+            max_latency_in_ms=int(max_wait * 2000), max_batch_size=max_batch, fallback=_give_up,
+            get_batch_size=lambda job: 0 if job.gone else 1)
+        self._submit = self._cork(run)
+
+    def submit(self, job: Job) -> Awaitable[Answer | None]:
+        return self._submit(job)
+
+    def close(self) -> None:
+        self._cork.shutdown()
+
+
+def _give_up() -> NoReturn:
+    raise busy("overloaded", "the image waited too long for the engine; try again")
+
+
+def build(settings: Settings) -> bentoml.Service[Any]:
+    """The service for these settings; nothing is loaded before it starts. Raises ConfigError for an empty key file."""
+    runtime = Runtime(settings, AdaptiveBatching)
+    edge = Edge(create_api(runtime, SWAGGER_UI), settings, runtime.telemetry, runtime.keys)
+
+    class Gazeseg:
+        @bentoml.on_startup
+        async def start(self) -> None:
+            runtime.start()
+            _drain_on_sigterm(runtime)
+
+        @bentoml.on_shutdown
+        async def stop(self) -> None:
+            await runtime.stop()
+
+        async def __is_ready__(self) -> bool:
+            return runtime.is_ready()
+
+        async def __is_alive__(self) -> bool:
+            return runtime.is_alive()
+
+    return bentoml.service(
+        name="gazeseg",
+        workers=settings.workers,
+        # The service has its own time limit, metrics and access log; BentoML's would label them by raw path.
+        traffic={"timeout": settings.read_seconds + settings.timeout_seconds + 30},
+        metrics={"enabled": False},
+        logging={"access": {"enabled": False}},
+    )(bentoml.asgi_app(edge, path="/")(Gazeseg))
+
+
+def _drain_on_sigterm(runtime: Runtime) -> None:
+    """On SIGTERM first turn new requests away, then let the server stop: nothing that was accepted is lost."""
+    stop = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+    if not callable(stop):  # no server that stops by signal, as in tests
+        return
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        runtime.admission.draining = True
+        loop.call_soon_threadsafe(lambda: loop.call_later(runtime.settings.drain_seconds, stop, number, frame))
+
+    signal.signal(signal.SIGTERM, drain)
+
+
+def serve_forever(service: bentoml.Service[Any], log_format: str, host: str, port: int, folder: Path) -> None:
+    """Run BentoML's supervisor and its workers until SIGTERM or SIGINT; they import `service` from main.py.
+
+    `folder` is an empty one: it becomes the first place the workers import from, so the user's own must not be it.
+    """
+    service.inject_config()
+    configure_logging(log_format)
+    serve_http(SERVICE, working_dir=str(folder), host=host, port=port, timeout_keep_alive=_KEEP_ALIVE_SECONDS)

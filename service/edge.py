@@ -1,0 +1,103 @@
+"""The outermost layer: request id, keys, body limit, security headers, access log and metrics, for every route."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .limits import MULTIPART_ALLOWANCE, BodyLimit, Keys
+from .problems import Problem, response
+from .settings import Settings
+from .telemetry import Telemetry
+
+log = logging.getLogger("gazeseg_serve.access")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Edge:
+    """ASGI app around `app`. Whatever escapes `app` is a bug: it is logged and answered with a problem document."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, keys: Keys) -> None:
+        self._app, self._telemetry, self._keys = app, telemetry, keys
+        self._limit = settings.max_bytes + MULTIPART_ALLOWANCE
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = _Visit(scope, send)
+        try:
+            client = self._check_key(scope)
+            body = BodyLimit(receive, self._limit, visit.headers.get("content-length"))
+            visit.body = body
+            scope["gazeseg.client"] = client
+            await self._app(scope, body, visit.send)
+        except Problem as problem:
+            await response(problem, visit.id)(scope, receive, visit.send)
+        except Exception:  # the edge of the process: a bug becomes a logged 500, and the next request is served
+            log.exception("unexpected error", extra={"request_id": visit.id})
+            if not visit.status:
+                bug = Problem(500, "internal-error", "an unexpected error; the log has it under the request id")
+                await response(bug, visit.id)(scope, receive, visit.send)
+        finally:
+            self._report(visit, scope)
+
+    def _check_key(self, scope: Scope) -> str:
+        request = Request(scope)
+        if scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS":
+            return self._keys.check(request)
+        return request.client.host if request.client else "unknown"
+
+    def _report(self, visit: _Visit, scope: Scope) -> None:
+        seconds = time.perf_counter() - visit.started
+        route = getattr(scope.get("route"), "path", "") or "other"  # the pattern, never the raw path: clients choose that
+        self._telemetry.requests.labels(route, str(visit.status or 499)).inc()
+        self._telemetry.seconds.labels(route).observe(seconds)
+        log.info("%s %s %d", scope["method"], route, visit.status or 499, extra={
+            "request_id": visit.id, "method": scope["method"], "route": route, "status": visit.status or 499,
+            "seconds": round(seconds, 6), "bytes_in": visit.body.seen if visit.body else 0,
+            "bytes_out": visit.sent, "client": scope.get("gazeseg.client", "refused"),
+            "steps": scope.get("gazeseg.steps"), "model": scope.get("gazeseg.model")})
+
+
+class _Visit:
+    """What is known of one request while it is in the house."""
+
+    def __init__(self, scope: MutableMapping[str, Any], send: Send) -> None:
+        self._send = send
+        self.headers = Headers(scope=scope)
+        given = self.headers.get("x-request-id", "")
+        self.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.started = time.perf_counter()
+        self.status = 0
+        self.sent = 0
+        self.body: BodyLimit | None = None
+        scope["gazeseg.request_id"] = self.id
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.id
+            for name, value in _SECURITY.items():
+                headers.setdefault(name, value)
+            headers.setdefault("Cache-Control", "no-store")
+        elif message["type"] == "http.response.body":
+            self.sent += len(message.get("body", b""))
+        await self._send(message)

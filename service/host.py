@@ -1,0 +1,156 @@
+"""One artifact being served: its engine in a thread of its own, behind adaptive batching, warmed up before use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from gazeseg_serve.engine import Outputs
+from gazeseg_serve.predictor import Predictor
+
+from .problems import busy
+from .settings import Settings
+from .telemetry import Telemetry
+
+log = logging.getLogger("gazeseg_serve.service")
+
+# The dispatcher sends its first eleven batches at sizes 1, 2 and 3, whatever waits, to learn the engine's speed.
+_LEARNING_BATCHES = 11
+_WARM_UP_SECONDS = 20.0
+
+
+@dataclass(slots=True)
+class Job:
+    """One prepared image `(size, size, C)` uint8 on its way to the engine; `gone` once nobody waits for it."""
+
+    pixels: np.ndarray
+    entered: float
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Item `index` of a batch of `batch` images: the engine's outputs, and the seconds it waited and ran."""
+
+    outputs: Outputs
+    index: int
+    batch: int
+    wait: float
+    engine: float
+
+
+RunBatch = Callable[[Sequence[Job]], Coroutine[None, None, Sequence[Answer | None]]]
+
+
+class Batching(Protocol):
+    """Collects jobs into batches, runs them one batch at a time, and hands every job its own answer."""
+
+    def submit(self, job: Job) -> Awaitable[Answer | None]: ...
+
+    def close(self) -> None: ...
+
+
+MakeBatching = Callable[[RunBatch, int, float], Batching]
+
+
+class ModelHost:
+    """Serves the artifact in `folder` under `name`. `load` blocks; the rest belongs to the event loop."""
+
+    def __init__(self, name: str, folder: Path, settings: Settings, telemetry: Telemetry,
+                 make_batching: MakeBatching) -> None:
+        self.name, self.folder = name, folder
+        self._settings, self._telemetry = settings, telemetry
+        self._batching = make_batching(self._run, settings.max_batch, settings.timeout_seconds)
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{name}")
+        self._waiting = 0
+        self._largest = 0
+        self._predictor: Predictor | None = None
+        self.warm = False
+
+    @property
+    def predictor(self) -> Predictor:
+        if self._predictor is None:
+            raise busy("starting", "the model is being loaded; try again", retry_after=2)
+        return self._predictor
+
+    def load(self) -> None:
+        """Open the artifact. Raises ContractError, EngineError or MissingExtraError."""
+        self._predictor = Predictor.open(self.folder, self._settings.device, self._settings.threads)
+
+    async def warm_up(self) -> None:
+        """Send made-up images until the dispatcher has learned and a batch of more than one has been seen."""
+        spec = self.predictor.spec
+        blank = np.zeros((spec.size, spec.size, spec.channels), np.uint8)
+        for size in [1] * (_LEARNING_BATCHES - 2) + [2, 3]:
+            await asyncio.gather(*[self.infer(blank) for _ in range(size)])
+        started = time.perf_counter()
+        sizes = [2**power for power in range(self._settings.max_batch.bit_length())] * 3
+        for size in sizes:
+            await asyncio.gather(*[self.infer(blank) for _ in range(size)])
+            if time.perf_counter() - started > _WARM_UP_SECONDS and self._largest > 1:
+                break
+        if self._largest <= 1 < self._settings.max_batch:
+            log.warning("model %s: no batch of more than one image was seen in the warm-up", self.name)
+        self.warm = True
+
+    async def infer(self, pixels: np.ndarray) -> Answer:
+        """Run one prepared image through the engine, with whatever else waits.
+
+        Raises Problem 503 where the dispatcher gave the job up. Cancelling it takes the job out of its batch.
+        """
+        job = Job(pixels, time.perf_counter())
+        task = asyncio.ensure_future(self._batching.submit(job))
+        task.add_done_callback(_retrieve)
+        self._set_waiting(1)
+        try:
+            # The dispatcher swallows cancellation, so it is shielded from it and told through the job instead.
+            answer = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            job.gone = True
+            raise
+        finally:
+            self._set_waiting(-1)
+        assert answer is not None, "only a job that is gone has no answer"
+        return answer
+
+    async def _run(self, jobs: Sequence[Job]) -> Sequence[Answer | None]:
+        live = [job for job in jobs if not job.gone]
+        if not live:
+            return [None] * len(jobs)
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        outputs, seconds = await loop.run_in_executor(self._engine_thread, self._timed, [job.pixels for job in live])
+        self._largest = max(self._largest, len(live))
+        if self.warm:
+            self._telemetry.batch_size.labels(self.name).observe(len(live))
+        place = {id(job): index for index, job in enumerate(live)}
+        return [Answer(outputs, place[id(job)], len(live), started - job.entered, seconds) if id(job) in place else None
+                for job in jobs]
+
+    def _timed(self, pixels: list[np.ndarray]) -> tuple[Outputs, float]:
+        started = time.perf_counter()
+        outputs = self.predictor.run(pixels)
+        return outputs, time.perf_counter() - started
+
+    def _set_waiting(self, change: int) -> None:
+        self._waiting += change
+        self._telemetry.queue_depth.labels(self.name).set(self._waiting)
+
+    def close(self) -> None:
+        self._batching.close()
+        self._engine_thread.shutdown(wait=True)
+
+
+def _retrieve(task: asyncio.Future[Answer | None]) -> None:
+    """Look at the exception of a task nobody waits for any more, so that asyncio does not complain of it."""
+    with contextlib.suppress(asyncio.CancelledError):
+        task.exception()

@@ -1,0 +1,85 @@
+"""Errors as RFC 9457 problem+json. Every answer that is not a success goes through here."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, MissingExtraError, UnsupportedImage
+
+log = logging.getLogger("gazeseg_serve.service")
+
+_STATUS_OF = {MalformedImage: 400, ImageTooLarge: 413, UnsupportedImage: 415, MissingExtraError: 415, ImageError: 422}
+
+
+class Problem(Exception):
+    """An answer that is an error. `code` is a stable word for programs, `detail` one line that says the fix."""
+
+    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail, self.headers = status, code, detail, headers or {}
+
+
+def busy(code: str, detail: str, retry_after: int = 1, status: int = 503) -> Problem:
+    """503 (or 429) that says when to come back, in seconds."""
+    return Problem(status, code, detail, {"Retry-After": str(retry_after)})
+
+
+def of_image(error: ImageError | MissingExtraError) -> Problem:
+    """400, 413, 415 or 422, as the kind of image error says."""
+    status = next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind))
+    code = {400: "malformed-image", 413: "image-too-large", 415: "unsupported-image", 422: "unsuitable-image"}[status]
+    return Problem(status, code, str(error))
+
+
+def response(problem: Problem, request_id: str = "", **members: Any) -> Response:
+    """The problem as an `application/problem+json` response; `members` are added to the document."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "code": problem.code,
+        "detail": problem.detail,
+        **({"request_id": request_id} if request_id else {}),
+        **members,
+    }
+    return JSONResponse(body, problem.status, problem.headers, media_type="application/problem+json")
+
+
+def install(api: FastAPI) -> None:
+    """Answer every exception a route may raise with a problem document."""
+
+    def request_id(request: Request) -> str:
+        return str(request.scope.get("gazeseg.request_id", ""))
+
+    async def on_problem(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return response(error, request_id(request))
+
+    async def on_image_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ImageError | MissingExtraError)
+        return response(of_image(error), request_id(request))
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        wrong = [{"parameter": str(e["loc"][-1]), "message": e["msg"]} for e in error.errors()]
+        detail = "; ".join(f"{w['parameter']}: {w['message']}" for w in wrong)
+        return response(Problem(422, "bad-parameter", detail), request_id(request), errors=wrong)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        headers = dict(error.headers or {})
+        return response(Problem(error.status_code, code, str(error.detail), headers), request_id(request))
+
+    api.add_exception_handler(Problem, on_problem)
+    api.add_exception_handler(ImageError, on_image_error)
+    api.add_exception_handler(MissingExtraError, on_image_error)
+    api.add_exception_handler(RequestValidationError, on_invalid)
+    api.add_exception_handler(HTTPException, on_http)

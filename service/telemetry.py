@@ -1,0 +1,76 @@
+"""Prometheus metrics and structured logs. Neither ever holds an image, a file name or a patient's data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+_FIELDS = ("request_id", "method", "route", "status", "seconds", "bytes_in", "bytes_out", "client", "model", "steps")
+
+
+class Telemetry:
+    """The metrics of one service. With several workers their values are added up (Prometheus' multi-process mode)."""
+
+    content_type = CONTENT_TYPE_PLAIN_0_0_4
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self.requests = Counter("gazeseg_requests", "Requests answered", ["route", "status"], registry=registry)
+        self.seconds = Histogram("gazeseg_request_seconds", "Time from the request's head to the answer's last byte",
+                                 ["route"], buckets=_SECONDS, registry=registry)
+        self.steps = Histogram("gazeseg_step_seconds", "Time of one step: read, decode, wait, engine, encode",
+                               ["step"], buckets=_SECONDS, registry=registry)
+        self.batch_size = Histogram("gazeseg_batch_size", "Images in one run of the engine", ["model"],
+                                    buckets=_BATCHES, registry=registry)
+        self.shed = Counter("gazeseg_shed", "Requests refused or given up", ["reason"], registry=registry)
+        self.in_flight = Gauge("gazeseg_in_flight", "Requests in the house", registry=registry,
+                               multiprocess_mode="livesum")
+        self.queue_depth = Gauge("gazeseg_queue_depth", "Images waiting for the engine", ["model"], registry=registry,
+                                 multiprocess_mode="livesum")
+
+    def render(self) -> bytes:
+        """Everything in the Prometheus text format."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)
+        return generate_latest(registry)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and the fields of a request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({name: getattr(record, name) for name in _FIELDS if hasattr(record, name)})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure_logging(style: str) -> None:
+    """Send every log line of the process to stderr, as JSON or as plain text."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    handler.setFormatter(JsonFormatter() if style == "json" else plain)
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(logging.WARNING)
+    for name, level in (("gazeseg_serve", logging.INFO), ("bentoml", logging.WARNING), ("circus", logging.WARNING),
+                        ("uvicorn.error", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = []
+        logger.propagate = True
+        logger.setLevel(level)

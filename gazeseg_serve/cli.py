@@ -216,6 +216,7 @@ def masks(
     sigma_degrees: Annotated[float | None, typer.Option(help="Width in degrees of visual angle; needs --screen.")] = None,
     screen: Annotated[str | None, typer.Option(help="The reader's screen in cm, WIDTHxHEIGHT@DISTANCE: 53x30@60.")] = None,
     classes: Annotated[str | None, typer.Option(help="Names of the classes in label order, like lv,myo,rv.")] = None,
+    gaze: Annotated[Path | None, typer.Option(help="Fixation table, folder of tables, or gaze.toml of raw samples.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Worker processes; default: one a core.")] = None,
     strict: Annotated[bool, typer.Option(help="Stop with an error where a row or an image cannot be used.")] = False,
     as_json: JsonFlag = False,
@@ -233,7 +234,7 @@ def masks(
         sigma=sigma, thresholds=parse_thresholds(thresholds), crf=CrfSettings() if crf else None,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
         degrees=sigma_degrees, screen=Screen.parse(screen) if screen else None)
-    summary = make_masks(dataset, out, settings, jobs, strict)
+    summary = make_masks(dataset, out, settings, jobs, strict, gaze)
     _finish(summary.lines(), summary.as_dict(), as_json)
 
 

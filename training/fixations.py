@@ -5,17 +5,17 @@ Nothing is lost silently: every row that is left out is kept in `FixationTable.d
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gazeseg_serve.errors import DatasetError
+
+from .csv_table import match_stem, number, read_table
 
 IMAGE, CLASS = "IMAGE", "CLASS"
 INDEX, START = "CURRENT_FIX_INDEX", "CURRENT_FIX_START"
@@ -32,6 +32,7 @@ UNKNOWN_CLASS = "unknown class"
 DUPLICATE = "duplicated index"
 BACKWARDS = "time runs backwards"
 MALFORMED = "wrong number of cells"
+LOST = "no gaze in a raw sample"  # a blink or a lost track: counted, not listed
 REASONS = (OFF_SCREEN, NOT_A_NUMBER, NEGATIVE, UNKNOWN_IMAGE, UNKNOWN_CLASS, DUPLICATE, BACKWARDS, MALFORMED)
 
 
@@ -77,18 +78,21 @@ class Dropped:
 class FixationTable:
     """Checked scan paths by image stem, and everything that was left out.
 
-    skipped holds the stems that end without a usable fixation; classes are the names in label order.
+    skipped holds the stems that end without a usable fixation; classes are the names in label order; lost counts the
+    raw samples without gaze, which are gaps and no fault of the table.
     """
 
     paths: Mapping[str, ScanPath]
     classes: tuple[str, ...] = (DEFAULT_CLASS,)
     dropped: tuple[Dropped, ...] = ()
-    skipped: tuple[str, ...] = field(default=())
+    skipped: tuple[str, ...] = ()
+    lost: int = 0
 
     @property
     def reasons(self) -> dict[str, int]:
         """How many rows were dropped, by reason."""
-        return dict(sorted(Counter(row.reason for row in self.dropped).items()))
+        counts = Counter(row.reason for row in self.dropped) + Counter({LOST: self.lost})
+        return dict(sorted(counts.items()))
 
     def require_clean(self) -> None:
         """Raises DatasetError naming the first dropped rows and skipped images, where there are any."""
@@ -119,9 +123,7 @@ def read_fixations(path: Path | str, stems: Iterable[str], classes: Sequence[str
         rows = [row for name, file in files.items() for row in _rows(file, name)]
     else:
         rows = list(_rows(path, None))
-    if not rows:
-        raise DatasetError(f"{path} has no row below its header; record fixations first")
-    names = _class_names(path, rows, classes)
+    names = class_names(path, [row.class_name or "" for row in rows], classes)
     return _collect(path, rows, stems, names)
 
 
@@ -134,31 +136,18 @@ class _Row:
 
 
 def _rows(path: Path, class_name: str | None) -> Iterator[_Row]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist; a dataset folder needs its fixations there") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}); save it as a UTF-8 CSV table") from error
-    header = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",\t;", key=header.count))
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        missing = [name for name in REQUIRED if name not in names]
-        if missing:
-            raise DatasetError(f"{path} lacks the column(s) {', '.join(missing)}; "
-                               f"its header is: {', '.join(names) or 'empty'}")
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            row = dict(zip(names, map(str.strip, cells), strict=True)) if len(cells) == len(names) else None
-            yield _Row(str(path), reader.line_num, row, class_name or (row or {}).get(CLASS))
-    except csv.Error as error:
-        raise DatasetError(f"{path}, line {reader.line_num}: {error}; save it as a plain CSV table") from error
+    for line, cells in read_table(path, REQUIRED):
+        yield _Row(str(path), line, cells, class_name or (cells or {}).get(CLASS))
 
 
-def _class_names(path: Path, rows: list[_Row], classes: Sequence[str] | None) -> tuple[str, ...]:
-    found = {row.class_name for row in rows if row.class_name}
+def class_names(path: Path, rows: Sequence[str], classes: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes in label order, from the class of every row ("" where it says none) and what the user asked for.
+
+    Raises DatasetError for a table without rows, or classes that are repeated or that the table does not tell apart.
+    """
+    if not rows:
+        raise DatasetError(f"{path} has no row below its header; record gaze first")
+    found = {name for name in rows if name}
     if classes:
         if len(set(classes)) != len(classes) or not all(classes):
             raise DatasetError(f"the classes {', '.join(classes)} are not distinct names")
@@ -183,8 +172,8 @@ def _collect(path: Path, rows: list[_Row], stems: tuple[str, ...], classes: tupl
         if row.cells is not None:
             stem = match_stem(row.cells[IMAGE], known)
             label = labels.get(row.class_name, 0) if row.class_name else (1 if len(classes) == 1 else 0)
-            x, y, duration = (_number(row.cells[name]) for name in (X, Y, DURATION))
-            start = _number(row.cells[START]) if START in row.cells else None
+            x, y, duration = (number(row.cells[name]) for name in (X, Y, DURATION))
+            start = number(row.cells[START]) if START in row.cells else None
             index = (stem, label, row.cells[INDEX]) if INDEX in row.cells else None
             reason = _check(stem in known, label, x, y, duration, start, clock.get((stem, label)),
                             index is not None and index in indices)
@@ -196,12 +185,17 @@ def _collect(path: Path, rows: list[_Row], stems: tuple[str, ...], classes: tupl
                     clock[stem, label] = start
         if reason:
             dropped.append(Dropped(row.file, row.line, stem, reason))
+    return table_of(path, kept, classes, dropped, known)
+
+
+def table_of(path: Path, kept: Mapping[str, list[tuple[float, float, float, int]]], classes: tuple[str, ...],
+             dropped: list[Dropped], known: set[str], lost: int = 0) -> FixationTable:
+    """A table of fixations (x, y, duration, label) by stem; DatasetError where none is kept."""
     if not kept:
-        first = dropped[0]
-        raise DatasetError(f"{path}: none of its {len(dropped)} row(s) can be used; the first, {first.file}, "
-                           f"line {first.line}: {first.reason}")
+        why = f"the first, {dropped[0].file}, line {dropped[0].line}: {dropped[0].reason}" if dropped else "no gaze in it"
+        raise DatasetError(f"{path}: none of it can be used ({len(dropped)} row(s) dropped); {why}")
     paths = {stem: _scan_path(kept[stem]) for stem in sorted(kept)}
-    return FixationTable(paths, classes, tuple(dropped), tuple(stem for stem in sorted(known) if stem not in paths))
+    return FixationTable(paths, classes, tuple(dropped), tuple(stem for stem in sorted(known) if stem not in paths), lost)
 
 
 def _check(known: bool, label: int, x: float, y: float, duration: float, start: float | None,
@@ -222,19 +216,6 @@ def _check(known: bool, label: int, x: float, y: float, duration: float, start: 
     if start is not None and last_start is not None and start < last_start:
         return BACKWARDS
     return ""
-
-
-def match_stem(image: str, known: set[str]) -> str:
-    """The stem that an IMAGE cell means: the cell itself where it is one, else its file name without the suffix."""
-    name = image.replace("\\", "/").rpartition("/")[2]
-    return name if name in known else Path(name).stem
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
 
 
 def _scan_path(rows: list[tuple[float, float, float, int]]) -> ScanPath:

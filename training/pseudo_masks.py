@@ -28,7 +28,8 @@ from gazeseg_serve.errors import ConfigError, DatasetError, GazesegError, requir
 from gazeseg_serve.files import write_json, write_text
 from gazeseg_serve.progress import log, track
 
-from .fixations import FixationTable, read_fixations
+from .fixations import FixationTable, write_fixations
+from .gaze import find_gaze, image_size, read_gaze
 from .mask_image import ImageJob, finished, make_image, plan
 from .masks_folder import (
     HEATMAPS,
@@ -85,8 +86,11 @@ class MasksSummary:
 
 
 def make_masks(dataset: Path | str, out: Path | str | None = None, settings: MaskSettings | None = None,
-               jobs: int | None = None, strict: bool = False) -> MasksSummary:
+               jobs: int | None = None, strict: bool = False, gaze: Path | str | None = None) -> MasksSummary:
     """Make the maps and pseudo-masks of every image with fixations, into `out` (default: the dataset folder).
+
+    `gaze` is a fixation table, a folder with one a class, or a mapping of raw samples (default: what the dataset
+    folder holds); fixations detected in raw samples are also written, as `detected_fixations.csv`.
 
     An image whose inputs and settings are those of its record is not redone, so interrupted work goes on where it
     stopped. The bytes written do not depend on `jobs` (worker processes; default: one a usable core).
@@ -100,7 +104,8 @@ def make_masks(dataset: Path | str, out: Path | str | None = None, settings: Mas
         raise ConfigError(f"{jobs} jobs; give a number from 1 to 256")
     if settings.crf is not None:
         require("pydensecrf.densecrf", "train")
-    table = read_fixations(data.fixations, data.images, settings.classes)
+    source = Path(gaze) if gaze is not None else find_gaze(data.root)
+    table = read_gaze(source, data.images, settings.classes)
     if strict:
         table.require_clean()
 
@@ -109,6 +114,9 @@ def make_masks(dataset: Path | str, out: Path | str | None = None, settings: Mas
     todo = [job for job in planned if job.stem not in records]
     reused = len(records)
     _clear(out, stale=bool(todo))
+    if source.suffix == ".toml":
+        sizes = {stem: image_size(data.images[stem]) or (0, 0) for stem in table.paths}
+        write_fixations(out / "detected_fixations.csv", table.paths, sizes, table.classes)
     for record in track(_run(todo, jobs), "masks", len(todo)):
         records[record["stem"]] = record
     return _finish(out, settings, table, dict(sorted(records.items())), reused, strict)

@@ -32,8 +32,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         # mkstemp makes files private; give this one what open() would have given it.
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -74,11 +74,11 @@ def staged_folder(target: Path, marker: str) -> Iterator[Path]:
         staging.chmod(0o777 & ~_umask())
         if target.exists():
             old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            os.replace(target, old)
-            os.replace(staging, target)
+            target.replace(old)
+            staging.replace(target)
             shutil.rmtree(old)
         else:
-            os.replace(staging, target)
+            staging.replace(target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

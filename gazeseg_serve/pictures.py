@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 from collections.abc import Iterable, Sequence
 
 import cv2
@@ -57,7 +58,7 @@ def draw_fixations(image: np.ndarray, x: np.ndarray, y: np.ndarray, duration: np
     height, width = picture.shape[:2]
     unit = max(height, width) / 40
     points = [(round(float(a) * width), round(float(b) * height)) for a, b in zip(x, y, strict=True)]
-    for start, end in zip(points, points[1:], strict=False):
+    for start, end in itertools.pairwise(points):
         cv2.line(picture, start, end, (255, 255, 255), 1, cv2.LINE_AA)
     for point, milliseconds in zip(points, duration, strict=True):
         radius = max(2, round(unit * float(np.sqrt(milliseconds / 300))))
@@ -91,7 +92,8 @@ _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem; text-align: left; }
+table { border-collapse: collapse; margin: 1rem 0; } 
+  th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem; text-align: left; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .row { display: flex; flex-wrap: wrap; gap: .6rem; margin: .6rem 0 1.2rem; }
 figure { margin: 0; } figcaption { font-size: .8rem; max-width: 12rem; } img { display: block; border-radius: 4px; }

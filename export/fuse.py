@@ -1,0 +1,52 @@
+"""Strategy `fuse`: all m levels in one graph, exact. uint8 images in, probability and disagreement out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from gazeseg_serve.training.ensemble import Ensemble, Normalise, activation
+from gazeseg_serve.training.unet import UNet
+
+
+class FusedEnsemble(nn.Module):
+    """uint8 `(B, H, W, C)` -> probability float `(B, K, H, W)` and, for m > 1, disagreement float `(B, H, W)`.
+
+    probability is the activation of the mean logit; disagreement the population standard deviation over the levels of
+    their probabilities, averaged over the classes.
+    """
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__()
+        self.normalise = Normalise(ensemble.spec)
+        self.levels = nn.ModuleList(fold_tail(level) for level in ensemble.levels)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        x = self.normalise(image.permute(0, 3, 1, 2).float())
+        logits = torch.stack([level(x) for level in self.levels])
+        probability = activation(logits.mean(dim=0))
+        if len(self.levels) == 1:
+            return (probability,)
+        each = activation(logits)
+        centred = each - each.mean(dim=0, keepdim=True)
+        return probability, centred.square().mean(dim=0).sqrt().mean(dim=1)
+
+
+def fold_tail(level: UNet) -> nn.Module:
+    """The same function with its last two 1x1 convolutions, the backbone's and the classifier, as one.
+
+    Both are linear with nothing between: C (A f + a) + c = (C A) f + (C a + c). Products are taken in float64.
+    """
+    backbone = copy.deepcopy(level.backbone)
+    inner, outer = backbone.final_conv, level.classifier
+    assert isinstance(inner, nn.Conv2d), "BasicUNet ends in a convolution"
+    assert inner.kernel_size == (1, 1), "BasicUNet ends in a 1x1 convolution"
+    a, c = inner.weight.detach().double()[:, :, 0, 0], outer.weight.detach().double()[:, :, 0, 0]
+    folded = nn.Conv2d(inner.in_channels, outer.out_channels, kernel_size=1)
+    with torch.no_grad():
+        folded.weight.copy_((c @ a)[:, :, None, None])
+        folded.bias.copy_(c @ inner.bias.double() + outer.bias.double())
+    backbone.final_conv = folded
+    return backbone.eval()

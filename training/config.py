@@ -1,0 +1,176 @@
+"""The training configuration: a TOML file to frozen dataclasses, read once at the edge."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..contract import InputSpec, build
+from ..errors import ConfigError, ContractError
+from .lpp import SIMILARITIES
+from .unet import Architecture
+
+CONSISTENCIES = ("none", "pure", "prop")
+MAPS = ("heatmaps", "refined")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+@dataclass(frozen=True)
+class Data:
+    """size, channels, normalisation, classes: as InputSpec. maps: which of the `masks` command's maps are cut."""
+
+    size: int = 224
+    channels: int = 3
+    normalisation: str = "imagenet"
+    classes: tuple[str, ...] = ("lesion",)
+    maps: str = "refined"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """thresholds: one network each, in (0, 1). shared_start: all levels begin with the same weights, as released."""
+
+    thresholds: tuple[float, ...] = (0.5, 0.3)
+    shared_start: bool = True
+
+
+@dataclass(frozen=True)
+class Network:
+    width: int = 64
+    norm: str = "group"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """consistency "none", "pure" or "prop" (the method); weight is lambda; the rest is LPP's."""
+
+    consistency: str = "prop"
+    weight: float = 3.0
+    similarity: str = "cosine"
+    window: int = 5
+    dilation: int = 2
+
+
+@dataclass(frozen=True)
+class Augment:
+    """flips: on both axes, p = 0.5 each. The rest are ranges, 0 = off.
+
+    rotate      degrees either way          scale       share either way       translate   share of the side
+    brightness  added, on [0, 1]            contrast    factor 1 +- this       noise       standard deviation on [0, 1]
+    """
+
+    flips: bool = True
+    rotate: float = 0.0
+    scale: float = 0.0
+    translate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """name "sgd" (Nesterov) or "adamw". The rate rises over `warmup` (share of the steps), then falls by a half cosine."""
+
+    name: str = "sgd"
+    rate: float = 1e-2
+    final_rate: float = 1e-4
+    momentum: float = 0.99
+    weight_decay: float = 4e-4
+    warmup: float = 0.0
+    steps: int = 15000
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The defaults are the paper's preset for Kvasir-SEG."""
+
+    data: Data = field(default_factory=Data)
+    levels: Levels = field(default_factory=Levels)
+    network: Network = field(default_factory=Network)
+    loss: Loss = field(default_factory=Loss)
+    augment: Augment = field(default_factory=Augment)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    seed: int = 0
+    precision: str = "32-true"
+    channels_last: bool = True
+    evaluate_every: int = 500
+    checkpoint_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("data.maps", self.data.maps, MAPS),
+                                   ("loss.consistency", self.loss.consistency, CONSISTENCIES),
+                                   ("loss.similarity", self.loss.similarity, SIMILARITIES),
+                                   ("optimiser.name", self.optimiser.name, ("sgd", "adamw")),
+                                   ("precision", self.precision, PRECISIONS)):
+            if value not in known:
+                raise ConfigError(f"{name} = {value!r} is not known; use one of: {', '.join(known)}")
+        thresholds = self.levels.thresholds
+        if not thresholds or not all(0 < t < 1 for t in thresholds):
+            raise ConfigError(f"levels.thresholds = {list(thresholds)}: name at least one, each between 0 and 1")
+        if self.loss.window < 1 or self.loss.window % 2 == 0 or self.loss.dilation < 1:
+            raise ConfigError("loss.window must be odd and loss.dilation at least 1")
+        for name in ("steps", "batch"):
+            if getattr(self.optimiser, name) < 1:
+                raise ConfigError(f"optimiser.{name} must be at least 1")
+        if self.evaluate_every < 1 or self.checkpoint_every < 1:
+            raise ConfigError("evaluate_every and checkpoint_every must be at least 1")
+        _ = self.input_spec, self.architecture  # their own checks, with their own words
+
+    @property
+    def input_spec(self) -> InputSpec:
+        d = self.data
+        try:
+            return InputSpec(d.size, d.channels, "stretch", d.normalisation, d.classes)
+        except ContractError as error:
+            raise ConfigError(f"data: {error}") from error
+
+    @property
+    def architecture(self) -> Architecture:
+        return Architecture(self.network.width, self.network.norm, self.data.channels, self.input_spec.outputs)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def parse_config(values: dict[str, Any], where: str = "config") -> TrainConfig:
+    """Raises ConfigError that names the unknown, missing or wrong value."""
+    try:
+        return build(TrainConfig, values, where)
+    except ContractError as error:
+        raise ConfigError(str(error)) from error
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a TOML file and apply `section.key=value` overrides (values in TOML, bare words as text)."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a configuration such as configs/kvasir_small.toml") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for override in overrides:
+        apply_override(values, override)
+    return parse_config(values, str(path))
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in a parsed TOML table, in place."""
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {override!r}: write KEY=VALUE, for instance optimiser.steps=1000")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override!r}: {section} is not a section")
+    values[name] = value

@@ -1,0 +1,93 @@
+"""What training reads, packed once into memory at the network's size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..contract import InputSpec
+from ..dataset import Dataset
+from ..errors import DatasetError
+from ..imaging import resize_image, resize_labels
+from ..progress import log
+from .pseudo_masks import load_map, load_masks_info, pseudo_mask_levels
+
+
+@dataclass(frozen=True)
+class Packed:
+    """stems; images uint8 `(N, H, W, C)`; targets uint8 labels `(N, m, H, W)`; both at the network's size."""
+
+    stems: tuple[str, ...]
+    images: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.stems)
+
+    def fingerprints(self) -> dict[str, str]:
+        return {name: hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+                for name, array in (("images", self.images), ("pseudo_masks", self.targets))}
+
+
+def pack_gaze(dataset: Dataset, stems: Sequence[str], masks: Path, spec: InputSpec,
+              thresholds: Sequence[float], refined: bool) -> Packed:
+    """Images with the pseudo-masks cut from the maps in the folder `masks`; an image without a map is left out, and said.
+
+    Raises DatasetError where no image has one.
+    """
+    def one(stem: str) -> tuple[str, np.ndarray, np.ndarray] | None:
+        try:
+            gaze_map = load_map(masks, stem, refined)
+        except FileNotFoundError:
+            return None
+        size = (spec.size, spec.size)
+        return stem, resize_image(dataset.image(stem, spec.channels), size), pseudo_mask_levels(gaze_map, thresholds, size)
+
+    made = len(load_masks_info(masks).classes)
+    if made != len(spec.classes):
+        raise DatasetError(f"{masks} holds maps of {made} class(es), the config names {len(spec.classes)}; "
+                           "set data.classes to the masks' own")
+    with ThreadPoolExecutor(2) as pool:
+        found = [item for item in pool.map(one, stems) if item is not None]
+    if not found:
+        raise DatasetError(f"{masks} holds no {'refined map' if refined else 'heatmap'} for these images; "
+                           f"make them with: gazeseg-serve masks {dataset.root} --out {masks}")
+    if len(found) < len(stems):
+        log.warning("%d of %d images have no gaze map and are left out", len(stems) - len(found), len(stems))
+    names, images, targets = zip(*found, strict=True)
+    return Packed(names, np.stack(images), np.stack(targets))
+
+
+def pack_truth(dataset: Dataset, stems: Sequence[str], spec: InputSpec) -> Packed:
+    """Images with their true masks, for validation; images without a mask are left out."""
+    kept = tuple(stem for stem in stems if stem in dataset.masks)
+    size = (spec.size, spec.size)
+    images = [resize_image(dataset.image(stem, spec.channels), size) for stem in kept]
+    masks = [resize_labels(dataset.mask(stem, len(spec.classes)), size) for stem in kept]
+    return Packed(kept, np.array(images, np.uint8).reshape(-1, *size, spec.channels),
+                  np.array(masks, np.uint8).reshape(-1, 1, *size))
+
+
+def batch_indices(step: int, count: int, batch: int, seed: int) -> np.ndarray:
+    """Which of `count` images step `step` takes: int64 `(batch,)`, a function of the arguments alone.
+
+    The images come in a new seeded order each epoch and none is left out; a batch may span two epochs. So a resumed
+    training needs no state of the sampler.
+    """
+    positions = np.arange(step * batch, (step + 1) * batch)
+    epochs, within = np.divmod(positions, count)
+    orders = {int(e): np.random.default_rng((seed, int(e))).permutation(count) for e in np.unique(epochs)}
+    return np.array([orders[int(e)][i] for e, i in zip(epochs, within, strict=True)])
+
+
+def to_tensors(packed: Packed, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    """float images `(B, C, H, W)` in [0, 1] and labels uint8 `(B, m, H, W)`."""
+    images = torch.from_numpy(packed.images[indices]).permute(0, 3, 1, 2).float() / 255
+    return images, torch.from_numpy(packed.targets[indices])

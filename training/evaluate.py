@@ -1,0 +1,197 @@
+"""How good a run or an artifact is on a split with true masks: per image, per level and for the ensemble."""
+
+from __future__ import annotations
+
+import csv
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from monai.metrics import compute_hausdorff_distance
+
+from ..contract import InputSpec, is_artifact, is_run
+from ..dataset import Dataset
+from ..errors import ContractError, DatasetError
+from ..files import write_bytes, write_text
+from ..imaging import encode_png, resize_image
+from ..metrics import bootstrap_interval, dice, iou
+from ..pictures import as_rgb, outline, thumbnail
+from ..predictor import Prediction, Predictor
+from ..progress import log, track
+from .ensemble import activation, load_ensemble
+
+_HD_SIDE = 256  # HD95 is taken on masks whose longer side is this, and given in the image's own pixels
+
+
+@dataclass(frozen=True)
+class Score:
+    """One image under one member: Dice and IoU in [0, 1] (mean over the classes), HD95 in pixels (NaN where undefined)."""
+
+    image: str
+    member: str
+    dice: float
+    iou: float
+    hd95: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of every image and member, and the means with a 95 % bootstrap interval of the Dice over images."""
+
+    split: str
+    scores: tuple[Score, ...]
+
+    def members(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(score.member for score in self.scores))
+
+    def values(self, member: str, metric: str) -> np.ndarray:
+        return np.array([getattr(score, metric) for score in self.scores if score.member == member])
+
+    def summary(self) -> list[dict[str, object]]:
+        rows = []
+        for member in self.members():
+            values = self.values(member, "dice")
+            low, high = bootstrap_interval(values)
+            hd95 = self.values(member, "hd95")
+            undefined = int(np.isnan(hd95).sum())
+            rows.append({"member": member, "images": len(values), "dice": float(values.mean()), "dice_low": low,
+                         "dice_high": high, "iou": float(self.values(member, "iou").mean()),
+                         "hd95": float(np.nanmean(hd95)) if undefined < len(hd95) else float("nan"),
+                         "hd95_undefined": undefined})
+        return rows
+
+
+def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictures: int = 12) -> Evaluation:
+    """Score a run or an artifact on `split` of the dataset folder `data`.
+
+    Each image is resized to the network's size, the scores back to the mask's own size, then cut at 0.5 (METHOD:
+    Zhong et al., section 3). The split is the run's own where it recorded one, so that training images stay out of
+    it. With `out`, writes `scores.csv`, `summary.csv` and `worst.png`. Raises DatasetError, ContractError.
+    """
+    dataset = Dataset.open(data)
+    spec, recorded, predict = _open(model)
+    stems = _stems(dataset, recorded, split)
+    scores, masks = [], {}
+    classes = len(spec.classes)
+    for stem in track(stems, f"evaluating {split}", len(stems)):
+        truth, image = dataset.mask(stem, classes), dataset.image(stem, spec.channels)
+        if truth.shape != image.shape[:2]:
+            raise DatasetError(f"{stem}: the mask is {truth.shape}, the image {image.shape[:2]}; they must match")
+        for member, prediction in predict(image).items():
+            mask = prediction.mask()
+            masks[stem, member] = mask
+            scores.append(_score(stem, member, mask, truth, classes))
+    evaluation = Evaluation(split, tuple(scores))
+    if out is not None:
+        write_text(out / "scores.csv", _csv([vars(score) for score in evaluation.scores]))
+        write_text(out / "summary.csv", _csv(evaluation.summary()))
+        write_bytes(out / "worst.png", encode_png(worst_cases(evaluation, dataset, masks, spec, pictures)))
+    return evaluation
+
+
+def _open(model: Path) -> tuple[InputSpec, dict[str, tuple[str, ...]], Callable[[np.ndarray], dict[str, Prediction]]]:
+    """InputSpec, recorded splits, and image -> Prediction by member name."""
+    if is_artifact(model):
+        predictor = Predictor.open(model, device="cpu")
+        assert predictor.artifact is not None, "opened from a folder"
+        recorded = {name: tuple(stems) for name, stems in predictor.artifact.provenance.get("splits", {}).items()}
+        return predictor.spec, recorded, lambda image: {"artifact": predictor.predict(image)}
+    if is_run(model):
+        run, _ = load_ensemble(model)
+        return run.input, run.splits, run_members(model)
+    raise ContractError(f"{model} is neither a run (run.json) nor an artifact (manifest.json)")
+
+
+def run_members(folder: Path) -> Callable[[np.ndarray], dict[str, Prediction]]:
+    """image `(H, W, C)` uint8 -> Prediction of "level 1", "level 2", ... and of "ensemble", their mean logit."""
+    run, ensemble = load_ensemble(folder)
+    size = (run.input.size, run.input.size)
+
+    @torch.no_grad()
+    def predict(image: np.ndarray) -> dict[str, Prediction]:
+        x = torch.from_numpy(resize_image(image, size)[None]).permute(0, 3, 1, 2).float()
+        logits = ensemble(ensemble.normalise(x))[:, 0]
+        spread = activation(logits).std(dim=0, correction=0).mean(dim=0).numpy() if len(logits) > 1 else None
+        members = {f"level {i + 1}": level for i, level in enumerate(logits)} | {"ensemble": logits.mean(dim=0)}
+        return {name: Prediction(activation(value).numpy(), spread, image.shape[:2]) for name, value in members.items()}
+
+    return predict
+
+
+def _stems(dataset: Dataset, recorded: dict[str, tuple[str, ...]], split: str) -> tuple[str, ...]:
+    own = dataset.splits()
+    stems = recorded.get(split, own.get(split))
+    if stems is None:
+        raise DatasetError(f"{dataset.root} has no split {split!r}; known: {', '.join(own)}. Write its stems to "
+                           f"{dataset.root / 'splits' / (split + '.txt')}")
+    here = tuple(stem for stem in stems if stem in dataset.images)
+    if not here:  # another dataset than the one trained on: its own split holds nothing the run saw
+        here = own.get(split, ())
+        log.warning("the run's %s images are not in %s; its own split is used", split, dataset.root)
+    usable = tuple(stem for stem in here if stem in dataset.masks)
+    if not usable:
+        raise DatasetError(f"no image of split {split} has a mask in {dataset.root / 'masks'}; there is no truth to score by")
+    if len(usable) < len(stems):
+        log.warning("%d of %d images of split %s have no image or mask here and are left out",
+                    len(stems) - len(usable), len(stems), split)
+    return usable
+
+
+def _score(stem: str, member: str, mask: np.ndarray, truth: np.ndarray, classes: int) -> Score:
+    pairs = [(mask == c, truth == c) for c in range(1, classes + 1)]
+    distances = [hd95(a, b) for a, b in pairs]
+    defined = [d for d in distances if not np.isnan(d)]
+    return Score(stem, member, float(np.mean([dice(a, b) for a, b in pairs])),
+                 float(np.mean([iou(a, b) for a, b in pairs])), float(np.mean(defined)) if defined else float("nan"))
+
+
+def hd95(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """95th percentile of the symmetric surface distance of two bool masks `(H, W)`, in pixels of the masks.
+
+    Taken with MONAI on copies whose longer side is at most 256 pixels; NaN where one of the two is empty.
+    """
+    scale = max(1.0, max(truth.shape) / _HD_SIDE)
+    height, width = (max(1, round(length / scale)) for length in truth.shape)
+    small = [cv2.resize(m.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+             for m in (prediction, truth)]
+    if not small[0].any() or not small[1].any():
+        return float("nan")
+    a, b = (torch.from_numpy(m)[None, None] for m in small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # MONAI warns of its optional GPU package
+        return scale * float(compute_hausdorff_distance(a, b, include_background=True, percentile=95))
+
+
+def worst_cases(evaluation: Evaluation, dataset: Dataset, masks: dict[tuple[str, str], np.ndarray], spec: InputSpec,
+                count: int) -> np.ndarray:
+    """A sheet of the images with the lowest Dice of the last member: truth in blue, prediction in yellow."""
+    member = evaluation.members()[-1]
+    worst = sorted((score for score in evaluation.scores if score.member == member), key=lambda s: s.dice)[:count]
+    tiles = []
+    for score in worst:
+        image = as_rgb(dataset.image(score.image, spec.channels))
+        picture = outline(outline(image, dataset.mask(score.image, len(spec.classes)), (0, 180, 216)),
+                          masks[score.image, member])
+        tile = np.full((222, 222, 3), 255, np.uint8)
+        small = thumbnail(picture, 200)
+        tile[:small.shape[0], :small.shape[1]] = small
+        cv2.putText(tile, f"Dice {score.dice:.2f}", (2, 216), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        tiles.append(tile)
+    columns = min(6, len(tiles))
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    return np.concatenate([np.concatenate(tiles[i:i + columns], axis=1) for i in range(0, len(tiles), columns)])
+
+
+def _csv(rows: list[dict[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+

@@ -53,12 +53,12 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
     if is_dicom(data):
         from .dicom import decode_dicom
 
-        return _with_channels(decode_dicom(data, limits), channels)
+        return with_channels(decode_dicom(data, limits), channels)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image, limits)
             image.load()
-            return _with_channels(_to_array(image), channels)
+            return with_channels(_to_array(image), channels)
     except UnidentifiedImageError:
         raise UnsupportedImage("not an image this accepts; send PNG, JPEG, TIFF or DICOM") from None
     except Image.DecompressionBombError:  # Pillow's own limit strikes before ours where the header says billions
@@ -109,7 +109,8 @@ def _to_array(image: Image.Image) -> np.ndarray:
     return pixels[..., None] if grey else pixels
 
 
-def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """`(H, W, 1 or 3)` uint8 -> `(H, W, channels)`: grey is repeated, RGB weighted to grey."""
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:

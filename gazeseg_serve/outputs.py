@@ -1,6 +1,7 @@
 """A Prediction as something to send or store: PNG, JSON with run lengths and polygons, probability, overlay, npz.
 
-`render` is the front door. Everything is in the image's own size, `(H, W)`.
+`render` is the front door; a DICOM SEG needs its sources and is made by dicom_seg. Everything is in the image's own
+size, `(H, W)`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from .errors import ConfigError, require
 from .imaging import encode_map, encode_png
 from .predictor import Prediction
 
-FORMATS = ("png", "json", "probability", "overlay", "npz")
+FORMATS = ("png", "json", "probability", "overlay", "npz", "dicom-seg")
 DISAGREEMENT_FORMATS = ("json", "overlay", "npz")
 MEDIA_TYPES = {"png": "image/png", "json": "application/json", "probability": "image/png", "overlay": "image/png",
-               "npz": "application/x-npz"}
+               "npz": "application/x-npz", "dicom-seg": "application/dicom"}
+SUFFIXES = {"png": ".png", "json": ".json", "probability": ".png", "overlay": ".png", "npz": ".npz", "dicom-seg": ".dcm"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def check(output: str, artifact: Artifact, disagreement: bool = False) -> None:
 
 def render(prediction: Prediction, artifact: Artifact, output: str, threshold: float,
            disagreement: bool = False, image: np.ndarray | None = None) -> Rendered:
-    """Render `prediction` as `output`, one of FORMATS.
+    """Render `prediction` as `output`, one of FORMATS but `dicom-seg`.
 
     image: `(H, W, 1 or 3)` uint8, needed by `overlay`. Raises ConfigError as `check` does.
     """
@@ -66,8 +68,10 @@ def render(prediction: Prediction, artifact: Artifact, output: str, threshold: f
             raise ConfigError("an overlay needs the image")
         spread = prediction.full_disagreement() if disagreement else None
         content = encode_png(overlay(image, prediction.mask(threshold), artifact.colours, disagreement=spread))
-    else:
+    elif output == "npz":
         content = as_npz(prediction, threshold, disagreement)
+    else:
+        raise ConfigError(f"{output} refers to its DICOM sources; make it with dicom_seg.segmentation")
     return Rendered(content, MEDIA_TYPES[output])
 
 

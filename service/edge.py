@@ -36,6 +36,7 @@ class Edge:
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, keys: Keys) -> None:
         self._app, self._telemetry, self._keys = app, telemetry, keys
         self._limit = settings.max_bytes + MULTIPART_ALLOWANCE
+        self._batch_limit = settings.max_batch_bytes + MULTIPART_ALLOWANCE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -44,7 +45,8 @@ class Edge:
         visit = _Visit(scope, send)
         try:
             client = self._check_key(scope)
-            body = BodyLimit(receive, self._limit, visit.headers.get("content-length"))
+            limit = self._batch_limit if scope["path"].endswith("/segment/batch") else self._limit
+            body = BodyLimit(receive, limit, visit.headers.get("content-length"))
             visit.body = body
             scope["gazeseg.client"] = client
             await self._app(scope, body, visit.send)

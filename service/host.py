@@ -14,9 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
+from gazeseg_serve.contract import Artifact
 from gazeseg_serve.engine import Outputs
 from gazeseg_serve.predictor import Predictor
 
+from .cancel import gather_some
 from .problems import busy
 from .settings import Settings
 from .telemetry import Telemetry
@@ -82,6 +84,12 @@ class ModelHost:
             raise busy("starting", "the model is being loaded; try again", retry_after=2)
         return self._predictor
 
+    @property
+    def artifact(self) -> Artifact:
+        artifact = self.predictor.artifact
+        assert artifact is not None, "a served predictor comes from an artifact"
+        return artifact
+
     def load(self) -> None:
         """Open the artifact. Raises ContractError, EngineError or MissingExtraError."""
         self._predictor = Predictor.open(self.folder, self._settings.device, self._settings.threads)
@@ -121,6 +129,10 @@ class ModelHost:
             self._set_waiting(-1)
         assert answer is not None, "only a job that is gone has no answer"
         return answer
+
+    async def infer_all(self, images: Sequence[np.ndarray]) -> list[Answer]:
+        """Run many prepared images, a batch's worth at a time, so that others come in between. Raises as `infer`."""
+        return await gather_some([self.infer(pixels) for pixels in images], self._settings.max_batch)
 
     async def _run(self, jobs: Sequence[Job]) -> Sequence[Answer | None]:
         live = [job for job in jobs if not job.gone]

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
 
-from gazeseg_serve.imaging import Limits, decode_image, encode_png
-from gazeseg_serve.outputs import Rendered, render
+from gazeseg_serve.errors import UnsupportedImage
+from gazeseg_serve.imaging import Limits, decode_image, encode_png, is_dicom, with_channels
+from gazeseg_serve.outputs import MEDIA_TYPES, Rendered, render
 from gazeseg_serve.predictor import Predictor
 
-from .host import ModelHost
+from .host import Answer, ModelHost
 from .telemetry import Telemetry
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 T = TypeVar("T")
+Size = tuple[int, int]
+_GZIP_FROM = 1024  # bytes; under it the header costs more than is saved
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the client asked for."""
+    """What the client asked for; `gzip` where a JSON answer may be compressed."""
 
     output: str
     threshold: float
     disagreement: bool
+    gzip: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    content: bytes
+    media_type: str
+    gzipped: bool = False
 
 
 @dataclass
@@ -52,28 +67,35 @@ class Pipeline:
         self._limits, self._telemetry = limits, telemetry
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="codec")
 
-    async def segment(self, host: ModelHost, data: bytes, wish: Wish) -> tuple[Rendered, Steps]:
+    async def segment(self, host: ModelHost, data: bytes, wish: Wish) -> tuple[Reply, Steps]:
         """Segment the image file `data`. Raises ImageError, ConfigError or Problem."""
-        rendered, steps = await self._segment(host, data, wish)
+        reply, steps = await (self.series(host, [data], wish) if wish.output == "dicom-seg" else
+                              self._segment(host, data, wish))
         for name, value in steps.seconds.items():
             self._telemetry.steps.labels(name).observe(value)
-        return rendered, steps
+        return reply, steps
 
-    async def _segment(self, host: ModelHost, data: bytes, wish: Wish) -> tuple[Rendered, Steps]:
-        predictor = host.predictor
-        artifact = predictor.artifact
-        assert artifact is not None, "a served predictor comes from an artifact"
+    async def _segment(self, host: ModelHost, data: bytes, wish: Wish) -> tuple[Reply, Steps]:
+        predictor, artifact = host.predictor, host.artifact
         started = time.perf_counter()
         (prepared, size, image), decode = await self._timed(
             lambda: _decode(predictor, data, self._limits, wish.output == "overlay"))
         answer = await host.infer(prepared)
-        rendered, encode = await self._timed(
-            lambda: render(predictor.finish(answer.outputs, answer.index, size), artifact, wish.output,
-                           wish.threshold, wish.disagreement, image))
-        total = time.perf_counter() - started
-        wait = max(0.0, total - decode - answer.engine - encode)
-        seconds = {"decode": decode, "wait": wait, "engine": answer.engine, "encode": encode, "total": total}
-        return rendered, Steps(seconds, answer.batch)
+        reply, encode = await self._timed(
+            lambda: _reply(render(predictor.finish(answer.outputs, answer.index, size), artifact, wish.output,
+                                  wish.threshold, wish.disagreement, image), wish))
+        return reply, _steps(started, decode, answer.engine, encode, answer.batch)
+
+    async def series(self, host: ModelHost, files: Sequence[bytes], wish: Wish) -> tuple[Reply, Steps]:
+        """One DICOM SEG of a DICOM file, or of the slices of a series in their order. Raises ImageError or Problem."""
+        predictor = host.predictor
+        started = time.perf_counter()
+        (prepared, sources), decode = await self._timed(lambda: _decode_series(predictor, files, self._limits))
+        entered = time.perf_counter()
+        answers = await host.infer_all(prepared)
+        engine = time.perf_counter() - entered
+        reply, encode = await self._timed(lambda: _segmentation(host, sources, answers, wish))
+        return reply, _steps(started, decode, engine, encode, max(answer.batch for answer in answers))
 
     async def warm_up(self, host: ModelHost) -> None:
         """Decode, segment and encode one made-up image each way, so that no client waits for a lazy import."""
@@ -94,7 +116,43 @@ class Pipeline:
 
 
 def _decode(predictor: Predictor, data: bytes, limits: Limits,
-            keep: bool) -> tuple[np.ndarray, tuple[int, int], np.ndarray | None]:
+            keep: bool) -> tuple[np.ndarray, Size, np.ndarray | None]:
     """The image as the network takes it, its own (height, width), and, where wanted, its own pixels."""
     image = decode_image(data, predictor.spec.channels, limits)
     return predictor.prepare(image), (image.shape[0], image.shape[1]), image if keep else None
+
+
+def _decode_series(predictor: Predictor, files: Sequence[bytes],
+                   limits: Limits) -> tuple[list[np.ndarray], list[Dataset]]:
+    from gazeseg_serve.dicom import decode_frames, read_dataset
+    from gazeseg_serve.dicom_seg import check_series
+
+    if not all(is_dicom(data) for data in files):
+        raise UnsupportedImage("a DICOM SEG refers to DICOM images; send DICOM, or ask for another output")
+    sources = [read_dataset(data, limits) for data in files]
+    check_series(sources)
+    prepared: list[np.ndarray] = []
+    for source in sources:
+        prepared += [predictor.prepare(with_channels(frame, predictor.spec.channels)) for frame in decode_frames(source)]
+        del source.PixelData  # a series can be large, and the SEG needs the rest alone
+    return prepared, sources
+
+
+def _segmentation(host: ModelHost, sources: list[Dataset], answers: Sequence[Answer], wish: Wish) -> Reply:
+    from gazeseg_serve.dicom_seg import segmentation
+
+    size = int(sources[0].Rows), int(sources[0].Columns)
+    masks = [host.predictor.finish(answer.outputs, answer.index, size).mask(wish.threshold) for answer in answers]
+    return Reply(segmentation(sources, np.stack(masks), host.artifact, wish.threshold), MEDIA_TYPES["dicom-seg"])
+
+
+def _reply(rendered: Rendered, wish: Wish) -> Reply:
+    if wish.gzip and rendered.media_type == "application/json" and len(rendered.content) >= _GZIP_FROM:
+        return Reply(gzip.compress(rendered.content, 5, mtime=0), rendered.media_type, gzipped=True)
+    return Reply(rendered.content, rendered.media_type)
+
+
+def _steps(started: float, decode: float, engine: float, encode: float, batch: int) -> Steps:
+    total = time.perf_counter() - started
+    return Steps({"decode": decode, "wait": max(0.0, total - decode - engine - encode), "engine": engine,
+                  "encode": encode, "total": total}, batch)

@@ -13,9 +13,32 @@ from starlette.responses import JSONResponse, Response
 
 from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, MissingExtraError, UnsupportedImage
 
+from .cancel import ClientGone
+
 log = logging.getLogger("gazeseg_serve.service")
 
 _STATUS_OF = {MalformedImage: 400, ImageTooLarge: 413, UnsupportedImage: 415, MissingExtraError: 415, ImageError: 422}
+
+
+_DOCUMENT = {"content": {"application/problem+json": {"schema": {
+    "type": "object", "required": ["type", "title", "status", "code", "detail"],
+    "properties": {"type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"},
+                   "code": {"type": "string"}, "detail": {"type": "string"}, "request_id": {"type": "string"}}}}}}
+# What the OpenAPI document says of every route that takes an image.
+REFUSALS: dict[int | str, dict[str, Any]] = {status: {"description": description, **_DOCUMENT} for status, description in {
+    400: "malformed image or body",
+    401: "no key, or a wrong one",
+    404: "no such model",
+    406: "nothing that Accept takes",
+    408: "the body came too slowly",
+    412: "the answer would be the one with that ETag",
+    413: "too many bytes or pixels",
+    415: "not a format that is accepted",
+    422: "a parameter or an image that cannot be used",
+    429: "over this client's share; see Retry-After",
+    503: "full, starting or shutting down; see Retry-After",
+    504: "not answered in time",
+}.items()}
 
 
 class Problem(Exception):
@@ -72,6 +95,9 @@ def install(api: FastAPI) -> None:
         detail = "; ".join(f"{w['parameter']}: {w['message']}" for w in wrong)
         return response(Problem(422, "bad-parameter", detail), request_id(request), errors=wrong)
 
+    async def on_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it; the log and the metrics do
+
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
@@ -79,6 +105,7 @@ def install(api: FastAPI) -> None:
         return response(Problem(error.status_code, code, str(error.detail), headers), request_id(request))
 
     api.add_exception_handler(Problem, on_problem)
+    api.add_exception_handler(ClientGone, on_gone)
     api.add_exception_handler(ImageError, on_image_error)
     api.add_exception_handler(MissingExtraError, on_image_error)
     api.add_exception_handler(RequestValidationError, on_invalid)

@@ -10,37 +10,17 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from artifacts import write_artifact
 from PIL import Image
 
 pytest.importorskip("bentoml")
+from serving import PIXELS, encoded, problem, serve, wait_until_ready
 from starlette.testclient import TestClient
 
 from gazeseg_serve.predictor import Predictor
-from gazeseg_serve.service.app import build
 from gazeseg_serve.service.settings import Settings
-
-PIXELS = np.random.default_rng(7).integers(0, 256, (48, 80, 3), dtype=np.uint8)
-
-
-def encoded(suffix: str = ".png", pixels: np.ndarray = PIXELS) -> bytes:
-    done, data = cv2.imencode(suffix, pixels[..., ::-1] if pixels.ndim == 3 else pixels)
-    assert done
-    return data.tobytes()
-
-
-def wait_until_ready(client: TestClient, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while client.get("/readyz").status_code != 200:
-        assert time.monotonic() < end, "the service did not become ready"
-        time.sleep(0.02)
-
-
-def serve(settings: Settings) -> TestClient:
-    return TestClient(build(settings).to_asgi(is_main=True), raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +40,6 @@ def client(folder: Path) -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> np.ndarray:
     return Predictor.open(folder, "cpu").predict(PIXELS).mask(0.5)
-
-
-def problem(response: object, status: int, code: str) -> dict[str, object]:
-    """Check that the response is this problem document and return it."""
-    assert response.status_code == status, response.text  # type: ignore[attr-defined]
-    assert response.headers["content-type"] == "application/problem+json"  # type: ignore[attr-defined]
-    body = response.json()  # type: ignore[attr-defined]
-    assert body["status"] == status
-    assert body["code"] == code
-    assert body["title"]
-    assert body["detail"]
-    assert body["request_id"] == response.headers["x-request-id"]  # type: ignore[attr-defined]
-    return body
 
 
 def test_a_multipart_image_gives_its_mask(client: TestClient, expected: np.ndarray) -> None:

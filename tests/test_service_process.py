@@ -3,79 +3,24 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import httpx
 import numpy as np
-import psutil
 import pytest
 from artifacts import write_artifact
 from PIL import Image
 
-from gazeseg_serve.predictor import Predictor
-
 pytest.importorskip("bentoml")
+from serving import Running, as_png, images, running
 
-
-@dataclass(frozen=True)
-class Running:
-    process: subprocess.Popen[str]
-    url: str
-    log: Path
-
-    def worker(self) -> psutil.Process:
-        """The process that holds the engine."""
-        return next(child for child in psutil.Process(self.process.pid).children(recursive=True)
-                    if "_bentoml_impl.worker.service" in " ".join(child.cmdline()))
-
-    def batches(self) -> dict[str, float]:
-        """The batch-size histogram: the number of engine runs of at most so many images."""
-        lines = httpx.get(self.url + "/metrics").text.splitlines()
-        found = [line.rsplit(" ", 1) for line in lines if line.startswith("gazeseg_batch_size_bucket")]
-        return {name.split('le="')[1].split('"')[0]: float(value) for name, value in found}
-
-    def wait_until_ready(self, seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            assert self.process.poll() is None, self.log.read_text()
-            try:
-                if httpx.get(self.url + "/readyz", timeout=2).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise AssertionError("not ready in time: " + self.log.read_text())
-
-
-@contextmanager
-def running(folder: Path, scratch: Path, **settings: str) -> Iterator[Running]:
-    """`gazeseg-serve serve` on a free port, ready; killed at the end if it still runs."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = scratch / f"service-{port}.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gazeseg_serve", "serve", str(folder), "--port", str(port)],
-            stdout=out, stderr=subprocess.STDOUT, text=True, env={**os.environ, **settings})
-    service = Running(process, f"http://127.0.0.1:{port}", log)
-    try:
-        service.wait_until_ready()
-        yield service
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(30)
+from gazeseg_serve.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -89,16 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(folder, tmp_path_factory.mktemp("service")) as service:
         yield service
-
-
-def images(number: int) -> list[np.ndarray]:
-    """Different images of different sizes, so that a mask given to the wrong request shows."""
-    rng = np.random.default_rng(11)
-    return [rng.integers(0, 256, (40 + 3 * i, 90 - 2 * i, 3), dtype=np.uint8) for i in range(number)]
-
-
-def as_png(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 
 def test_32_at_once_are_batched_and_everyone_gets_their_own_mask(service: Running, folder: Path) -> None:

@@ -1,0 +1,54 @@
+"""Work that ends when nobody waits for it any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its answer was there."""
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`, and cancel it when the client goes away (ClientGone) or when this is cancelled.
+
+    To be called once the body has been read: from there on the connection tells only of its end.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_until_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return await task
+    finally:
+        gone.cancel()
+        task.cancel()
+
+
+async def gather_some(works: Sequence[Coroutine[Any, Any, T]], at_once: int) -> list[T]:
+    """Await all `works`, `at_once` at a time, in their order; the first error cancels the rest and is raised."""
+    places = asyncio.Semaphore(at_once)
+
+    async def one(work: Coroutine[Any, Any, T]) -> T:
+        async with places:
+            return await work
+
+    tasks = [asyncio.ensure_future(one(work)) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task, work in zip(tasks, works, strict=True):
+            task.cancel()
+            work.close()  # one that was never begun would complain of it
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,102 @@
+"""What the request carries and what the client can take: body, content types, encodings, entity tags."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from gazeseg_serve.outputs import FORMATS, MEDIA_TYPES
+
+from .problems import Problem
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/tiff", "application/dicom", "application/octet-stream")
+_HASH_INLINE = 256 * 1024  # bytes that are hashed faster than a thread is woken
+
+# The output that a media type in Accept stands for; the first of FORMATS that has it.
+_OUTPUT_OF = {MEDIA_TYPES[name]: name for name in reversed(FORMATS)}
+
+
+def content_type(request: Request) -> str:
+    """The request's media type, bare and in lower case. Raises Problem 415 for a compressed body."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise Problem(415, "unsupported-encoding", f"Content-Encoding {coding!r} is not accepted; send the bytes as they are",
+                      {"Accept-Encoding": "identity"})
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_image(request: Request, seconds: float) -> bytes:
+    """The image's bytes, from the multipart field `image` or from the raw body.
+
+    Raises Problem 400 (no such field), 408 (slower than `seconds`), 413 or 415.
+    """
+    kind = content_type(request)
+    if kind != "multipart/form-data" and kind not in IMAGE_TYPES:
+        raise Problem(415, "unsupported-media-type", f"Content-Type {kind or 'missing'!r} is not accepted; send "
+                      f"multipart/form-data with a field 'image', or a raw body as {', '.join(IMAGE_TYPES)}")
+    try:
+        async with asyncio.timeout(seconds):
+            if kind != "multipart/form-data":
+                return await request.body()
+            async with request.form(max_files=1, max_fields=8) as form:
+                image = form.get("image")
+                if not isinstance(image, UploadFile):
+                    raise Problem(400, "no-image", "the form has no file field 'image'; send it as -F image=@FILE")
+                return await image.read()
+    except TimeoutError:
+        raise slow_body(seconds) from None
+
+
+def slow_body(seconds: float) -> Problem:
+    return Problem(408, "slow-body", f"the body did not come within {seconds:g} s", {"Connection": "close"})
+
+
+def preferences(header: str) -> list[tuple[str, float]]:
+    """The parts of an Accept or Accept-Encoding header with their weights, best first (RFC 9110, 12.4.2)."""
+    parts = []
+    for part in header.split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((p[2:] for p in parameters if p.lower().startswith("q=")), "1")
+        try:
+            parts.append((name.lower(), min(1.0, max(0.0, float(weight)))))
+        except ValueError:
+            continue
+    return sorted((part for part in parts if part[0]), key=lambda part: -part[1])
+
+
+def output_for(accept: str) -> str:
+    """The output that an Accept header asks for; `png` where it takes everything. Raises Problem 406."""
+    for name, weight in preferences(accept or "*/*"):
+        if weight == 0:
+            continue
+        if name in _OUTPUT_OF:
+            return _OUTPUT_OF[name]
+        if name in ("*/*", "image/*"):
+            return "png"
+        if name == "application/*":
+            return "json"
+    raise Problem(406, "not-acceptable", f"nothing here is {accept!r}; answers are {', '.join(_OUTPUT_OF)}")
+
+
+def takes_gzip(request: Request) -> bool:
+    weights = dict(preferences(request.headers.get("accept-encoding", "")))
+    return weights.get("gzip", weights.get("*", 0.0)) > 0
+
+
+async def entity_tag(model: str, wish: str, data: bytes) -> str:
+    """A weak ETag: the same image, model and wish give the same mask (a DICOM object's dates may differ)."""
+    digest = hashlib.sha256(f"{model} {wish} ".encode())
+    if len(data) < _HASH_INLINE:
+        digest.update(data)
+    else:
+        await asyncio.to_thread(digest.update, data)
+    return f'W/"{digest.hexdigest()[:32]}"'
+
+
+def matches(header: str, tag: str) -> bool:
+    """True where an If-None-Match header names `tag` or everything."""
+    bare = tag.removeprefix("W/")
+    return any(part.strip().removeprefix("W/") in (bare, "*") for part in header.split(","))

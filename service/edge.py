@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .limits import MULTIPART_ALLOWANCE, BodyLimit, Keys
-from .problems import Problem, response
+from .problems import Problem, internal_error, response
 from .settings import Settings
 from .telemetry import Telemetry
 
@@ -55,8 +55,7 @@ class Edge:
         except Exception:  # the edge of the process: a bug becomes a logged 500, and the next request is served
             log.exception("unexpected error", extra={"request_id": visit.id})
             if not visit.status:
-                bug = Problem(500, "internal-error", "an unexpected error; the log has it under the request id")
-                await response(bug, visit.id)(scope, receive, visit.send)
+                await response(internal_error(), visit.id)(scope, receive, visit.send)
         finally:
             self._report(visit, scope)
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, MissingExtraError, UnsupportedImage
@@ -52,6 +53,10 @@ class Problem(Exception):
 def busy(code: str, detail: str, retry_after: int = 1, status: int = 503) -> Problem:
     """503 (or 429) that says when to come back, in seconds."""
     return Problem(status, code, detail, {"Retry-After": str(retry_after)})
+
+
+def internal_error() -> Problem:
+    return Problem(500, "internal-error", "an unexpected error; the log has it under the request id")
 
 
 def of_image(error: ImageError | MissingExtraError) -> Problem:
@@ -98,6 +103,9 @@ def install(api: FastAPI) -> None:
     async def on_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it; the log and the metrics do
 
+    async def on_bug(request: Request, error: Exception) -> Response:
+        return response(internal_error(), request_id(request))  # it is raised again, and logged at the edge
+
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
@@ -105,7 +113,9 @@ def install(api: FastAPI) -> None:
         return response(Problem(error.status_code, code, str(error.detail), headers), request_id(request))
 
     api.add_exception_handler(Problem, on_problem)
+    api.add_exception_handler(Exception, on_bug)
     api.add_exception_handler(ClientGone, on_gone)
+    api.add_exception_handler(ClientDisconnect, on_gone)
     api.add_exception_handler(ImageError, on_image_error)
     api.add_exception_handler(MissingExtraError, on_image_error)
     api.add_exception_handler(RequestValidationError, on_invalid)

@@ -141,7 +141,7 @@ def test_bad_samples_are_named_by_file_and_line(tmp_path):
     table = read_samples(path, {"a": (1080, 1920), "b": (10, 10)})
     first = len(time) + 2
     assert {(d.line - first, d.reason) for d in table.dropped} == {
-        (0, fx.OFF_SCREEN), (1, fx.NOT_A_NUMBER), (2, fx.BACKWARDS), (3, fx.UNKNOWN_IMAGE), (5, fx.NOT_A_NUMBER)}
+        (0, fx.OFF_SAMPLE), (1, fx.NOT_A_NUMBER), (2, fx.BACKWARDS), (3, fx.UNKNOWN_IMAGE), (5, fx.NOT_A_NUMBER)}
     assert all(d.file.endswith("a.csv") for d in table.dropped)
     assert table.skipped == ("b",)
     with pytest.raises(DatasetError, match=f"line {first}"):

@@ -32,6 +32,7 @@ UNKNOWN_CLASS = "unknown class"
 DUPLICATE = "duplicated index"
 BACKWARDS = "time runs backwards"
 MALFORMED = "wrong number of cells"
+OFF_SAMPLE = "raw sample off the screen"
 LOST = "no gaze in a raw sample"  # a blink or a lost track: counted, not listed
 REASONS = (OFF_SCREEN, NOT_A_NUMBER, NEGATIVE, UNKNOWN_IMAGE, UNKNOWN_CLASS, DUPLICATE, BACKWARDS, MALFORMED)
 

@@ -82,6 +82,7 @@ class MasksInfo:
     fingerprint: str
     versions: dict[str, str]
     quality: dict[str, Any]
+    verdict: str
     schema: str = MASKS_SCHEMA
 
 

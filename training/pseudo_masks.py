@@ -28,7 +28,7 @@ from gazeseg_serve.errors import ConfigError, DatasetError, GazesegError, requir
 from gazeseg_serve.files import write_json, write_text
 from gazeseg_serve.progress import log, track
 
-from .fixations import FixationTable, write_fixations
+from .fixations import OFF_SCREEN, FixationTable, write_fixations
 from .gaze import find_gaze, image_size, read_gaze
 from .mask_image import ImageJob, finished, make_image, plan
 from .masks_folder import (
@@ -48,6 +48,8 @@ from .masks_folder import (
     settings_json,
     versions,
 )
+from .quality_report import report
+from .verdict import Verdict, judge
 
 __all__ = ["MaskSettings", "MasksInfo", "MasksSummary", "check_thresholds", "load_map", "load_masks_info",
            "make_masks", "parse_thresholds", "pseudo_mask_levels"]
@@ -71,6 +73,7 @@ class MasksSummary:
     skipped: dict[str, str]
     dropped: dict[str, int]
     means: dict[str, float]
+    verdict: Verdict
 
     def as_dict(self) -> dict[str, Any]:
         """The summary for machines."""
@@ -81,6 +84,7 @@ class MasksSummary:
         lines = [f"{self.images} images in {self.out} ({self.made} made now, {self.reused} finished before)"]
         lines += [f"dropped {count} row(s): {reason}" for reason, count in self.dropped.items()]
         lines += [f"skipped {count} image(s): {reason}" for reason, count in Counter(self.skipped.values()).most_common(5)]
+        lines += [self.verdict.line, *self.verdict.advice, f"report: {self.out / 'quality.html'}"]
         lines += [f"{name}: {value:.4f}" for name, value in self.means.items() if name.startswith(("dice", "inside"))]
         return lines
 
@@ -119,7 +123,7 @@ def make_masks(dataset: Path | str, out: Path | str | None = None, settings: Mas
         write_fixations(out / "detected_fixations.csv", table.paths, sizes, table.classes)
     for record in track(_run(todo, jobs), "masks", len(todo)):
         records[record["stem"]] = record
-    return _finish(out, settings, table, dict(sorted(records.items())), reused, strict)
+    return _finish(data, out, settings, table, dict(sorted(records.items())), reused, strict)
 
 
 def _run(todo: list[ImageJob], jobs: int) -> Iterator[Record]:
@@ -165,7 +169,7 @@ def _folders(top: Path) -> Iterable[Path]:
     return [top, *(path for path in top.iterdir() if path.is_dir())] if top.is_dir() else []
 
 
-def _finish(out: Path, settings: MaskSettings, table: FixationTable, records: dict[str, Record], reused: int,
+def _finish(data: Dataset, out: Path, settings: MaskSettings, table: FixationTable, records: dict[str, Record], reused: int,
             strict: bool) -> MasksSummary:
     for folder in (*_folders(out / REFINED), *_folders(out / PSEUDO_MASKS)):
         if not any(folder.iterdir()):  # of settings that no longer hold
@@ -180,18 +184,23 @@ def _finish(out: Path, settings: MaskSettings, table: FixationTable, records: di
     if strict and len(good) < len(records):
         raise DatasetError(f"{len(records) - len(good)} image(s) could not be used, "
                            f"{next(iter(skipped))}: {next(iter(skipped.values()))}; mend them, or run without --strict")
-    names = list(dict.fromkeys(name for record in good.values() for name in record["quality"]))
-    means = {name: float(np.mean([r["quality"][name] for r in good.values() if name in r["quality"]])) for name in names}
-    write_text(out / "quality.csv", _quality_csv(names, good, skipped, table))
+    off = Counter(row.image for row in table.dropped if row.reason == OFF_SCREEN)
+    rows = {stem: record["quality"] | {"in_image": round(n / (n + off[stem]), 6)} for stem, record in good.items()
+            for n in [len(table.paths[stem])]}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    means = {name: float(np.mean([row[name] for row in rows.values() if name in row])) for name in names}
+    verdict = judge(list(rows.values()))
+    write_text(out / "quality.csv", _quality_csv(names, rows, skipped, table))
+    write_text(out / "quality.html", report(data, out, settings, table, rows, skipped, verdict))
     fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, good], sort_keys=True).encode())
     write_json(out / MASKS_FILE, {
         "schema": MASKS_SCHEMA, "settings": settings_json(settings), "classes": table.classes, "stems": list(good),
         "skipped": dict(sorted(skipped.items())), "dropped": table.reasons, "fingerprint": fingerprint.hexdigest(),
-        "versions": versions(), "quality": means})
-    return MasksSummary(out, len(good), len(records) - reused, reused, skipped, table.reasons, means)
+        "versions": versions(), "quality": means, "verdict": verdict.line})
+    return MasksSummary(out, len(good), len(records) - reused, reused, skipped, table.reasons, means, verdict)
 
 
-def _quality_csv(names: list[str], good: dict[str, Record], skipped: dict[str, str], table: FixationTable) -> str:
+def _quality_csv(names: list[str], rows: dict[str, dict[str, float]], skipped: dict[str, str], table: FixationTable) -> str:
     """One row an image, skipped ones too; the rows dropped from its table, by reason, stand beside its figures."""
     drops: dict[str, Counter[str]] = {}
     for row in table.dropped:
@@ -200,9 +209,9 @@ def _quality_csv(names: list[str], good: dict[str, Record], skipped: dict[str, s
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "status", *names, *(f"dropped: {reason}" for reason in reasons)])
-    for stem in sorted({*good, *skipped, *drops}):
-        status = "used" if stem in good else f"skipped: {skipped[stem]}" if stem in skipped else "unknown image"
-        quality = good[stem]["quality"] if stem in good else {}
+    for stem in sorted({*rows, *skipped, *drops}):
+        status = "used" if stem in rows else f"skipped: {skipped[stem]}" if stem in skipped else "unknown image"
+        quality = rows.get(stem, {})
         count = drops.get(stem, Counter())
         writer.writerow([stem, status, *(quality.get(name, "") for name in names), *(count[r] for r in reasons)])
     return text.getvalue()

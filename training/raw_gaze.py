@@ -33,6 +33,7 @@ from .fixations import (
     LOST,
     MALFORMED,
     NOT_A_NUMBER,
+    OFF_SAMPLE,
     OFF_SCREEN,
     UNKNOWN_CLASS,
     UNKNOWN_IMAGE,
@@ -196,7 +197,7 @@ def _samples(file: Path, mapping: GazeMapping, known: set[str]) -> Iterator[_Sam
         elif (columns.validity and cells[columns.validity].lower() not in valid) or math.isnan(x) or math.isnan(y):
             reason, x, y = LOST, math.nan, math.nan
         elif units.position != "image" and not (0 <= x <= limits[0] and 0 <= y <= limits[1]):
-            reason = OFF_SCREEN
+            reason = OFF_SAMPLE
         yield _Sample(str(file), line, stem, label, time, x, y, reason)
 
 

@@ -219,7 +219,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build(typing.cast(type, hint), value, where)
     if origin in (types.UnionType, typing.Union):
         for option in arguments:
-            if option is type(None) and value is None or isinstance(option, type) and type(value) is option:
+            if (option is type(None) and value is None) or (isinstance(option, type) and type(value) is option):
                 return value
         return _convert(next(option for option in arguments if option is not type(None)), value, where)
     if origin is tuple and isinstance(value, list | tuple):

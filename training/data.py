@@ -17,7 +17,7 @@ from ..dataset import Dataset
 from ..errors import DatasetError
 from ..imaging import resize_image, resize_labels
 from ..progress import log
-from .pseudo_masks import load_map, load_masks_info, pseudo_mask_levels
+from .masks_folder import load_map, load_masks_info, pseudo_mask_levels
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def run_members(folder: Path) -> Callable[[np.ndarray], dict[str, Prediction]]:
 
     @torch.no_grad()
     def predict(image: np.ndarray) -> dict[str, Prediction]:
-        x = torch.from_numpy(resize_image(image, size)[None]).permute(0, 3, 1, 2).float()
+        x = torch.from_numpy(resize_image(image, size)[None].copy()).permute(0, 3, 1, 2).float()
         logits = ensemble(ensemble.normalise(x))[:, 0]
         spread = activation(logits).std(dim=0, correction=0).mean(dim=0).numpy() if len(logits) > 1 else None
         members = {f"level {i + 1}": level for i, level in enumerate(logits)} | {"ensemble": logits.mean(dim=0)}

@@ -64,6 +64,8 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
     except Image.DecompressionBombError:  # Pillow's own limit strikes before ours where the header says billions
         raise ImageTooLarge(f"the image has more than {limits.max_pixels} pixels, the limit; "
                             "send a smaller image") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, far larger limit
+        raise ImageTooLarge(f"the image has more than {limits.max_pixels} pixels; send a smaller image") from error
     except _DECODE_ERRORS as error:
         raise MalformedImage(f"the image cannot be decoded ({error}); it is truncated or corrupt") from error
 

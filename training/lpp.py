@@ -28,7 +28,7 @@ def neighbour_offsets(window: int, dilation: int) -> list[tuple[int, int]]:
 
 def _overlap(size: int, shift: int) -> tuple[slice, slice]:
     """The positions x with x + shift inside [0, size), and those x + shift."""
-    return slice(max(0, -shift), size - max(0, shift)), slice(max(0, shift), size - max(0, -shift))
+    return (slice(max(0, -shift), max(0, size - max(0, shift))), slice(max(0, shift), max(0, size - max(0, -shift))))
 
 
 class _ShiftedDot(torch.autograd.Function):

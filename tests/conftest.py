@@ -1,0 +1,62 @@
+"""Shared fixtures: a small phantom dataset, and a run of it that was trained for three steps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+DATA = Path(os.environ.get("GAZESEG_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets; the test is skipped where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}; name its folder in GAZESEG_DATA")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of 18 phantoms, 48 x 48 pixels."""
+    from gazeseg_serve.training.simulate import write_phantoms
+
+    return write_phantoms(tmp_path_factory.mktemp("phantoms") / "data", 18, 48, seed=3)
+
+
+@pytest.fixture(scope="session")
+def phantom_masks(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The masks folder of `phantoms`, heatmaps only."""
+    from gazeseg_serve.training.masks_folder import MaskSettings
+    from gazeseg_serve.training.pseudo_masks import make_masks
+
+    out = tmp_path_factory.mktemp("masks") / "masks"
+    make_masks(phantoms, out, MaskSettings(crf=None), jobs=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_run(phantoms: Path, phantom_masks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two 4-wide networks at 32 x 32, trained for three steps: a real run, though not a good one."""
+    from tiny import tiny_config
+
+    from gazeseg_serve.training.loop import train
+
+    out = tmp_path_factory.mktemp("run") / "run"
+    train(tiny_config(), phantoms, phantom_masks, out, device="cpu")
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny_run: Path, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fused artifact of `tiny_run`."""
+    from gazeseg_serve.export.pipeline import export_run
+
+    out = tmp_path_factory.mktemp("artifact") / "artifact"
+    export_run(tiny_run, out, data=phantoms)
+    return out

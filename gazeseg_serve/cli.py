@@ -238,6 +238,28 @@ def masks(
     _finish(summary.lines(), summary.as_dict(), as_json)
 
 
+@app.command()
+def thresholds(
+    masks: Annotated[Path, typer.Argument(help="Folder that `masks` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for thresholds.html, its tables and plots.")],
+    data: Annotated[Path | None, typer.Option(help="Dataset folder with masks/: adds Dice.")] = None,
+    grid: Annotated[str, typer.Option(help="FROM:TO:STEP, or a list.")] = "0.1:0.85:0.05",
+    as_json: JsonFlag = False,
+) -> None:
+    """Sweep the pseudo-masks' thresholds, and recommend two with the reason.
+
+    Example: gazeseg-serve thresholds data/polyps --data data/polyps --out build/thresholds
+    """
+    require("scipy", "train")
+    from .training.threshold_report import write_sweep
+    from .training.threshold_sweep import as_dict, parse_grid, recommend, sweep_thresholds
+
+    sweep = sweep_thresholds(masks, data, parse_grid(grid))
+    recommendation = recommend(sweep)
+    lines = write_sweep(out, sweep, recommendation)
+    _finish([*lines, f"report: {out / 'thresholds.html'}"], as_dict(sweep, recommendation), as_json)
+
+
 def main() -> NoReturn:
     """Entry point: errors raised on purpose become one line on stderr and exit status 1."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

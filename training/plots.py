@@ -25,7 +25,7 @@ def wander_plot(dispersion: np.ndarray, wander: np.ndarray, limits: tuple[float,
 def grid_plot(titles: Sequence[str], grids: Sequence[np.ndarray], names: Sequence[str], columns: int = 2) -> np.ndarray:
     """Square tables `(T, T)` of numbers as heat maps with the numbers in them; NaN cells stay empty."""
     lines = -(-len(grids) // columns)
-    figure = Figure(figsize=(0.62 * len(names) * columns + 2, (0.48 * len(names) + 1.1) * lines), dpi=100,
+    figure = Figure(figsize=((0.42 * len(names) + 0.8) * columns, (0.36 * len(names) + 0.9) * lines), dpi=100,
                     layout="constrained")
     for i, (title, grid) in enumerate(zip(titles, grids, strict=True), start=1):
         axes = figure.add_subplot(lines, columns, i)

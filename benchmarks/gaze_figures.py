@@ -1,0 +1,108 @@
+"""Figures on gaze that need more than the commands: see `--help` for the three.
+
+    python benchmarks/gaze_figures.py stand-in $DATA/nci_isbi build/nci   # a dataset folder where only masks exist
+    python benchmarks/gaze_figures.py simulate $DATA/kvasir_seg           # simulated gaze beside the recorded one
+    python benchmarks/gaze_figures.py bits build/kvasir $DATA/kvasir_seg  # what storing a heatmap at 8 bit costs
+
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from gazeseg_serve.dataset import Dataset, image_files
+from gazeseg_serve.files import write_bytes
+from gazeseg_serve.imaging import encode_png, read_image
+from gazeseg_serve.metrics import dice
+from gazeseg_serve.training.fixations import ScanPath, read_fixations
+from gazeseg_serve.training.heatmap import heatmap
+from gazeseg_serve.training.masks_folder import load_map, load_masks_info, pseudo_mask_levels
+from gazeseg_serve.training.quality import measure
+from gazeseg_serve.training.simulate import NOISE, simulate_gaze
+from gazeseg_serve.training.verdict import wanders
+
+FIGURES = ("fixations", "gaze_seconds", "inside", "dispersion", "wander", "dice_heatmap")
+
+
+def stand_in(source: Path, out: Path) -> dict[str, int]:
+    """Copy fixations and masks, and put a black image of each mask's size where the images are not at hand."""
+    masks = image_files(source / "masks")
+    for path in masks:
+        size = read_image(path, channels=1).shape[:2]
+        write_bytes(out / "images" / f"{path.stem}.png", encode_png(np.zeros(size, np.uint8)))
+        write_bytes(out / "masks" / path.name, path.read_bytes())
+    shutil.copyfile(source / "fixations.csv", out / "fixations.csv")
+    return {"images": len(masks)}
+
+
+def simulate(source: Path, sigma: float, every: int) -> dict[str, dict[str, float]]:
+    """Means over every `every`-th image of recorded gaze, and of gaze simulated on the same masks."""
+    stems = {path.stem: path for path in image_files(source / "masks")}
+    data = Dataset(source, stems, stems)
+    table = read_fixations(source / "fixations.csv", stems)
+    rows: dict[str, list[dict[str, float]]] = {"recorded": [], **{noise: [] for noise in NOISE}}
+    for i, (stem, recorded) in enumerate(list(table.paths.items())[::every]):
+        truth = data.mask(stem)
+        if not truth.any():
+            continue
+        rows["recorded"].append(_row(recorded, truth, sigma))
+        for noise in NOISE:
+            rows[noise].append(_row(simulate_gaze(truth, np.random.default_rng((0, i)), noise), truth, sigma))
+    means = {kind: {name: float(np.mean([row[name] for row in found])) for name in FIGURES} for kind, found in rows.items()}
+    for kind, found in rows.items():
+        means[kind]["inside_median"] = float(np.median([row["inside"] for row in found]))
+        means[kind]["wandering"] = float(np.mean([wanders(row) for row in found]))
+    return means
+
+
+def _row(scan: ScanPath, truth: np.ndarray, sigma: float) -> dict[str, float]:
+    heat = heatmap(scan.x, scan.y, scan.duration, truth.shape, sigma)
+    return measure(scan, heat[None], None, pseudo_mask_levels(heat, (0.5,)), truth)
+
+
+def bits(masks: Path, source: Path) -> dict[str, float]:
+    """Mean Dice of heatmaps cut at 0.5: as stored (16 bit), and rounded or cut off to 8 bit first."""
+    data = Dataset.open(source)
+    scores: dict[str, list[float]] = {"16 bit": [], "8 bit, rounded": [], "8 bit, cut off": []}
+    for stem in load_masks_info(masks).stems:
+        if stem in data.masks:
+            values, truth = load_map(masks, stem, refined=False), data.mask(stem)
+            scores["16 bit"].append(dice(values >= 0.5, truth))
+            scores["8 bit, rounded"].append(dice(np.rint(values * 255) / 255 >= 0.5, truth))
+            scores["8 bit, cut off"].append(dice(np.floor(values * 255) / 255 >= 0.5, truth))
+    return {name: float(np.mean(values)) for name, values in scores.items()} | {"images": len(scores["16 bit"])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("stand-in")
+    one.add_argument("source", type=Path)
+    one.add_argument("out", type=Path)
+    two = commands.add_parser("simulate")
+    two.add_argument("source", type=Path)
+    two.add_argument("--sigma", type=float, default=70.0)
+    two.add_argument("--every", type=int, default=1)
+    three = commands.add_parser("bits")
+    three.add_argument("masks", type=Path)
+    three.add_argument("source", type=Path)
+    options = parser.parse_args()
+    if options.command == "stand-in":
+        result: dict = stand_in(options.source, options.out)
+    elif options.command == "simulate":
+        result = simulate(options.source, options.sigma, options.every)
+        for kind, means in result.items():
+            print(f"{kind:9}", "  ".join(f"{name} {value:.3f}" for name, value in means.items()))
+    else:
+        result = bits(options.masks, options.source)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,7 @@ def create_api(runtime: Runtime, docs_assets: Path) -> FastAPI:
     add_segment(api, runtime)
     add_batch(api, runtime)
     _add_about(api, runtime)
-    _add_docs(api, docs_assets)
+    _add_pages(api, docs_assets)
     return api
 
 
@@ -48,7 +48,7 @@ def _add_about(api: FastAPI, runtime: Runtime) -> None:
         return {"default": runtime.default, "models": list(runtime.hosts)}
 
     @api.get("/v1/models/{name}", summary="What the model of that name is",
-             responses={k: REFUSALS[k] for k in (401, 404, 503)})
+             responses={k: REFUSALS[k] for k in (401, 404, 422, 503)})
     async def named_model(name: Name) -> dict[str, Any]:
         return _model(runtime, name)
 
@@ -65,14 +65,18 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
         "id", "strategy", "precision", "input", "inputs", "outputs", "colours", "threshold", "parity", "provenance")}}
 
 
-def _add_docs(api: FastAPI, assets: Path) -> None:
-    policy = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'"
+def _add_pages(api: FastAPI, assets: Path) -> None:
+    """The page to try it at `/` and the documentation at `/docs`; both load everything from here."""
+    own = "default-src 'none'; script-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; "
+    api.mount("/page", StaticFiles(directory=PAGE))
     api.mount("/docs/assets", StaticFiles(directory=assets))
+
+    @api.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": own + "style-src 'self'"})
 
     @api.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return FileResponse(PAGE / "docs.html", headers={"Content-Security-Policy": policy})
-
-    @api.get("/docs/start.js", include_in_schema=False)
-    async def start() -> Response:
-        return FileResponse(PAGE / "docs.js", media_type="text/javascript")
+        # Swagger UI writes styles into its elements.
+        styles = "style-src 'self' 'unsafe-inline'"
+        return FileResponse(PAGE / "docs.html", headers={"Content-Security-Policy": own + styles})

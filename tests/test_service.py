@@ -180,7 +180,7 @@ def test_the_docs_load_nothing_from_elsewhere(client: TestClient) -> None:
     assert page.status_code == 200
     assert "http" not in page.text.replace("HTTP", "")
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    for name in ("/docs/assets/swagger-ui-bundle.js", "/docs/assets/swagger-ui.css", "/docs/start.js", "/openapi.json"):
+    for name in ("/docs/assets/swagger-ui-bundle.js", "/docs/assets/swagger-ui.css", "/page/docs.js", "/openapi.json"):
         assert client.get(name).status_code == 200
     assert "/v1/segment" in client.get("/openapi.json").json()["paths"]
 

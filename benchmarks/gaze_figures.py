@@ -1,7 +1,8 @@
-"""Figures on gaze that need more than the commands: see `--help` for the three.
+"""Figures on gaze that need more than the commands: see `--help` for the four.
 
     python benchmarks/gaze_figures.py stand-in $DATA/nci_isbi build/nci   # a dataset folder where only masks exist
     python benchmarks/gaze_figures.py simulate $DATA/kvasir_seg           # simulated gaze beside the recorded one
+    python benchmarks/gaze_figures.py classes $DATA/acdc build/acdc       # a dataset folder with simulated gaze a class
     python benchmarks/gaze_figures.py bits build/kvasir $DATA/kvasir_seg  # what storing a heatmap at 8 bit costs
 
 The last line is JSON.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from gazeseg_serve.dataset import Dataset, image_files
 from gazeseg_serve.files import write_bytes
 from gazeseg_serve.imaging import encode_png, read_image
 from gazeseg_serve.metrics import dice
-from gazeseg_serve.training.fixations import ScanPath, read_fixations
+from gazeseg_serve.training.fixations import ScanPath, read_fixations, write_fixations
 from gazeseg_serve.training.heatmap import heatmap
 from gazeseg_serve.training.masks_folder import load_map, load_masks_info, pseudo_mask_levels
 from gazeseg_serve.training.quality import measure
@@ -61,6 +63,26 @@ def simulate(source: Path, sigma: float, every: int) -> dict[str, dict[str, floa
     return means
 
 
+def classes(source: Path, out: Path, names: Sequence[str], seed: int = 0) -> dict[str, int]:
+    """A dataset folder of `images/` and `labels/` with simulated gaze of each class on its own; labels are 1..C."""
+    labels = {path.stem: path for path in image_files(source / "labels")}
+    paths, sizes = {}, {}
+    for i, (stem, file) in enumerate(labels.items()):
+        truth = read_image(file, channels=1)[..., 0]
+        scans = [simulate_gaze(truth == label, np.random.default_rng((seed, i, label)))
+                 for label in range(1, len(names) + 1) if (truth == label).any()]
+        found = [label for label in range(1, len(names) + 1) if (truth == label).any()]
+        if scans:
+            label = np.concatenate([np.full(len(scan), c) for scan, c in zip(scans, found, strict=True)])
+            paths[stem] = ScanPath(*(np.concatenate([getattr(scan, name) for scan in scans])
+                                     for name in ("x", "y", "duration")), label)
+            sizes[stem] = truth.shape
+            write_bytes(out / "images" / f"{stem}.png", (source / "images" / f"{stem}.png").read_bytes())
+            write_bytes(out / "masks" / f"{stem}.png", file.read_bytes())
+    write_fixations(out / "fixations.csv", paths, sizes, names)
+    return {"images": len(paths)}
+
+
 def _row(scan: ScanPath, truth: np.ndarray, sigma: float) -> dict[str, float]:
     heat = heatmap(scan.x, scan.y, scan.duration, truth.shape, sigma)
     return measure(scan, heat[None], None, pseudo_mask_levels(heat, (0.5,)), truth)
@@ -92,9 +114,15 @@ def main() -> None:
     three = commands.add_parser("bits")
     three.add_argument("masks", type=Path)
     three.add_argument("source", type=Path)
+    four = commands.add_parser("classes")
+    four.add_argument("source", type=Path)
+    four.add_argument("out", type=Path)
+    four.add_argument("--names", default="rv,myo,lv")
     options = parser.parse_args()
     if options.command == "stand-in":
         result: dict = stand_in(options.source, options.out)
+    elif options.command == "classes":
+        result = classes(options.source, options.out, options.names.split(","))
     elif options.command == "simulate":
         result = simulate(options.source, options.sigma, options.every)
         for kind, means in result.items():

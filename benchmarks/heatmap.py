@@ -1,10 +1,10 @@
 """Heatmaps: the separable form against a dense 2-D Gaussian filter of the same sigma on the same canvas.
 
-    python benchmarks/heatmap.py [--sigma 70] [--fixations 27] [--rounds 5]
+    OPENBLAS_NUM_THREADS=1 python benchmarks/heatmap.py [--sigma 70] [--fixations 27] [--rounds 5]
 
 Three ways give the same canvas: this project's (`separable`); scipy's `gaussian_filter` over the canvas, two 1-D passes
 (`two passes`); and one convolution with the 2-D kernel, the dense filter (`dense`: by OpenCV's filter2D, which
-transforms large kernels by FFT). Median times of one run and their ratios; the last line is JSON.
+transforms large kernels by FFT). One thread for all. Median times of one run and their ratios; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--fixations", type=int, default=27)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
     x, y, duration = rng.random(options.fixations), rng.random(options.fixations), rng.uniform(50, 900, options.fixations)
     sigma = options.sigma

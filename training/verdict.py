@@ -1,7 +1,7 @@
 """Can this gaze be trained on? One word and its reasons, from the quality figures of all images.
 
 The limits were set on real EyeLink gaze (GazeMedSeg: 900 polyp images, 789 prostate slices), where 0.3 % and 0 % of the
-images wander, and on gaze simulated at the noise measured for a webcam tracker, where 90 % and 93 % do
+images wander, and on gaze simulated at the noise measured for a webcam tracker, where 90 % and 92 % do
 (`benchmarks/gaze_figures.py`). A tracker that is off by the same amount in every image wanders no more than a good one:
 only true masks show that.
 """

@@ -1,5 +1,6 @@
 """Raw samples: fixations that were put in come out, whatever the tracker's rate, units and column names."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,17 @@ def test_a_wrong_mapping_is_an_error_that_names_the_entry(tmp_path, old, new, me
     (tmp_path / "gaze.toml").write_text(MAPPING.replace(old, new))
     with pytest.raises(ConfigError, match=message):
         load_mapping(tmp_path / "gaze.toml")
+
+
+def test_the_mappings_in_the_documentation_load(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "gaze.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        (tmp_path / "gaze.toml").write_text(block, encoding="utf-8")
+        assert load_mapping(tmp_path / "gaze.toml").screen.width_px > 0
+    for name in (*fx.REQUIRED, fx.INDEX, fx.START, fx.CLASS):
+        assert f"`{name}`" in text
 
 
 def test_missing_and_empty_samples_are_an_error(tmp_path):

@@ -213,6 +213,7 @@ def masks(
     sigma: Annotated[float, typer.Option(help="Width of a fixation, in pixels of a 768-pixel canvas.")] = 70.0,
     thresholds: Annotated[str, typer.Option(help="One threshold a level, each in (0, 1).")] = "0.5,0.3",
     crf: Annotated[bool, typer.Option(help="Refine the heatmaps along the image's edges.")] = True,
+    crf_set: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="sxy, srgb, compat or iterations.")] = None,
     sigma_degrees: Annotated[float | None, typer.Option(help="Width in degrees of visual angle; needs --screen.")] = None,
     screen: Annotated[str | None, typer.Option(help="The reader's screen in cm, WIDTHxHEIGHT@DISTANCE: 53x30@60.")] = None,
     classes: Annotated[str | None, typer.Option(help="Names of the classes in label order, like lv,myo,rv.")] = None,
@@ -226,12 +227,12 @@ def masks(
     Example: gazeseg-serve masks data/polyps --thresholds 0.5,0.3
     """
     require("scipy", "train")
-    from .training.crf import CrfSettings
+    from .training.crf import parse_crf
     from .training.pseudo_masks import MaskSettings, make_masks, parse_thresholds
     from .training.visual_angle import Screen
 
     settings = MaskSettings(
-        sigma=sigma, thresholds=parse_thresholds(thresholds), crf=CrfSettings() if crf else None,
+        sigma=sigma, thresholds=parse_thresholds(thresholds), crf=parse_crf(crf_set or ()) if crf else None,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
         degrees=sigma_degrees, screen=Screen.parse(screen) if screen else None)
     summary = make_masks(dataset, out, settings, jobs, strict, gaze)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.training.crf import CrfSettings, refine
+from gazeseg_serve.training.crf import CrfSettings, parse_crf, refine
 
 
 def picture(height=12, width=14):
@@ -68,6 +68,14 @@ def test_flipping_the_image_flips_the_map():
 def test_a_weight_of_zero_changes_nothing():
     image, heat = picture()
     np.testing.assert_allclose(refine(image, heat, CrfSettings(compat=0.0)), heat, atol=2e-5)
+
+
+def test_settings_are_read_from_the_command_line():
+    assert parse_crf(["sxy=60", "iterations=5"]) == CrfSettings(sxy=60.0, iterations=5)
+    assert parse_crf([]) == CrfSettings()
+    for wrong in ("sigma=3", "sxy", "sxy=wide", "iterations=1.5"):
+        with pytest.raises(ConfigError, match="CRF setting"):
+            parse_crf([wrong])
 
 
 @pytest.mark.parametrize("change", [

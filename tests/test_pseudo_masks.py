@@ -186,6 +186,10 @@ def test_bad_rows_and_images_are_listed_and_counted(tmp_path):
     assert rows["gone"]["status"] == "unknown image"
     assert rows["gone"]["dropped: unknown image"] == "1"
     assert rows["phantom_0003"]["status"] == "skipped: no usable fixation"
+    last = len(lines)
+    assert (tmp_path / "out" / "dropped.csv").read_text().splitlines() == [
+        "file,line,image,reason", f"{data / 'fixations.csv'},{last - 1},phantom_0000,outside the image",
+        f"{data / 'fixations.csv'},{last},gone,unknown image"]
     with pytest.raises(FileNotFoundError):
         load_map(tmp_path / "out", "phantom_0001", refined=False)
     with pytest.raises(DatasetError, match="3 problem"):
@@ -248,6 +252,12 @@ def test_a_folder_that_is_not_finished_or_lacks_the_crf_is_an_error(phantoms, tm
 def test_settings_that_cannot_be_used_are_an_error(change):
     with pytest.raises(ConfigError):
         MaskSettings(**change)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(phantoms, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="Not a directory"):
+        make_masks(phantoms, tmp_path / "file", PLAIN, jobs=1)
 
 
 @pytest.mark.parametrize("jobs", [0, 257])

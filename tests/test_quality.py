@@ -99,6 +99,13 @@ def test_a_few_bad_images_are_no_bad_verdict():
     assert dead_levels([GOOD_ROW] * 3 + [GOOD_ROW | {"area_level_1": 0.0}]) == {1: 0.25, 2: 0.0}
 
 
+def test_many_unusable_rows_are_worth_a_look():
+    assert judge([GOOD_ROW], dropped=0.05).word == GOOD
+    verdict = judge([GOOD_ROW], dropped=0.5)
+    assert verdict.word == LOOK
+    assert "50% of the rows" in verdict.reasons[0]
+
+
 def test_the_advice_names_the_better_map():
     assert "--no-crf" in judge([GOOD_ROW | {"dice_refined": 0.6, "dice_heatmap": 0.7}]).advice[0]
     assert "helps" in judge([GOOD_ROW | {"dice_refined": 0.8, "dice_heatmap": 0.7}]).advice[0]

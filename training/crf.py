@@ -7,6 +7,7 @@ It holds the GIL: run it in worker processes, not threads.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,21 @@ class CrfSettings:
                 raise ConfigError(f"CRF setting {name} = {value} is outside {low}..{high}")
         if not 1 <= self.iterations <= 1000:
             raise ConfigError(f"CRF setting iterations = {self.iterations} is outside 1..1000")
+
+
+def parse_crf(changes: Sequence[str]) -> CrfSettings:
+    """The settings with changes like "sxy=60". Raises ConfigError for an unknown name or a value that is no number."""
+    kinds = {"sxy": float, "srgb": float, "compat": float, "iterations": int}
+    values = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in kinds:
+            raise ConfigError(f"unknown CRF setting {change!r}; write NAME=VALUE with one of {', '.join(kinds)}")
+        try:
+            values[name] = kinds[name](value)
+        except ValueError:
+            raise ConfigError(f"CRF setting {change!r} is not {'a whole' if kinds[name] is int else 'a'} number") from None
+    return CrfSettings(**values)
 
 
 def refine(image: np.ndarray, heat: np.ndarray, settings: CrfSettings | None = None) -> np.ndarray:

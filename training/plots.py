@@ -17,7 +17,7 @@ def wander_plot(dispersion: np.ndarray, wander: np.ndarray, limits: tuple[float,
     right, top = max(0.45, float(dispersion.max()) * 1.05), max(2.0, float(wander.max()) * 1.05)
     axes.add_patch(Rectangle(limits, right - limits[0], top - limits[1], color="#c1121f", alpha=0.15, lw=0))
     axes.text(0.99 * right, 0.97 * top, "wanders like a webcam tracker", color="#c1121f", ha="right", va="top")
-    axes.scatter(dispersion, wander, s=9, color="#0077b6", alpha=0.5, linewidths=0)
+    axes.scatter(dispersion, wander, s=12, color="#0077b6", alpha=0.6, linewidths=0)
     axes.set(xlim=(0, right), ylim=(0, top), xlabel="spread of the fixations, image sides", ylabel="step / spread")
     return _pixels(figure)
 

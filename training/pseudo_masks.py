@@ -13,7 +13,7 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -100,10 +100,18 @@ def make_masks(dataset: Path | str, out: Path | str | None = None, settings: Mas
     An image whose inputs and settings are those of its record is not redone, so interrupted work goes on where it
     stopped. The bytes written do not depend on `jobs` (worker processes; default: one a usable core).
     With `strict`, a dropped row or a skipped image raises DatasetError before anything is made.
-    Raises DatasetError where the folder or table cannot be used or no image could be made, ConfigError for settings.
+    Raises DatasetError where a folder or the gaze cannot be used or no image could be made, ConfigError for settings.
     """
-    settings, data = settings or MaskSettings(), Dataset.open(dataset)
-    out = Path(out) if out is not None else data.root
+    try:
+        data = Dataset.open(dataset)
+        return _make(data, Path(out) if out is not None else data.root, settings or MaskSettings(), jobs, strict, gaze)
+    except OSError as error:
+        raise DatasetError(f"{error}; check that the folders can be read and written and the disk is not full; "
+                           "finished images are kept") from error
+
+
+def _make(data: Dataset, out: Path, settings: MaskSettings, jobs: int | None, strict: bool,
+          gaze: Path | str | None) -> MasksSummary:
     jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
     if not 1 <= jobs <= 256:
         raise ConfigError(f"{jobs} jobs; give a number from 1 to 256")
@@ -207,7 +215,10 @@ def _finish(data: Dataset, out: Path, settings: MaskSettings, table: FixationTab
             for n in [len(table.paths[stem])]}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     means = {name: float(np.mean([row[name] for row in rows.values() if name in row])) for name in names}
-    verdict = judge(list(rows.values()))
+    kept = sum(len(scan) for scan in table.paths.values())
+    verdict = judge(list(rows.values()), len(table.dropped) / (kept + len(table.dropped)))
+    write_text(out / "dropped.csv", _table(["file", "line", "image", "reason"],
+                                           [dataclasses.astuple(row) for row in table.dropped]))
     write_text(out / "quality.csv", _quality_csv(names, rows, skipped, table))
     write_text(out / "quality.html", report(data, out, settings, table, rows, skipped, verdict))
     fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, good], sort_keys=True).encode())
@@ -224,12 +235,16 @@ def _quality_csv(names: list[str], rows: dict[str, dict[str, float]], skipped: d
     for row in table.dropped:
         drops.setdefault(row.image, Counter())[row.reason] += 1
     reasons = sorted(table.reasons)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "status", *names, *(f"dropped: {reason}" for reason in reasons)])
+    lines = []
     for stem in sorted({*rows, *skipped, *drops}):
         status = "used" if stem in rows else f"skipped: {skipped[stem]}" if stem in skipped else "unknown image"
         quality = rows.get(stem, {})
         count = drops.get(stem, Counter())
-        writer.writerow([stem, status, *(quality.get(name, "") for name in names), *(count[r] for r in reasons)])
+        lines.append([stem, status, *(quality.get(name, "") for name in names), *(count[r] for r in reasons)])
+    return _table(["image", "status", *names, *(f"dropped: {reason}" for reason in reasons)], lines)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()

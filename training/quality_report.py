@@ -21,7 +21,7 @@ from .verdict import BAD, DISPERSION, GOOD, WANDER, Verdict, dead_levels
 
 Rows = Mapping[str, Mapping[str, float]]
 _WORST = 12
-_LISTED = 40
+_LISTED = 20
 _SIDE = 170
 _COLOURS = ((255, 214, 10), (0, 180, 216), (239, 71, 111), (6, 214, 160), (155, 93, 229))
 _TRUTH = (255, 255, 255)
@@ -76,8 +76,7 @@ def doubtful(rows: Rows) -> list[Doubt]:
 def report(data: Dataset, out: Path, settings: MaskSettings, table: FixationTable, rows: Rows, skipped: Mapping[str, str],
            verdict: Verdict) -> str:
     """The page as HTML. `rows` are the quality figures by stem; maps are read from `out`."""
-    body = [_banner(verdict), _scatter(rows), _figures(rows), _levels(list(rows.values()), settings),
-            _left_out(table, skipped)]
+    body = [_banner(verdict), _scatter(rows), _figures(rows), _levels(list(rows.values()), settings)]
     worst = doubtful(rows)[:_WORST]
     legend = ", ".join(f"level {i} ({t:g}) {name}" for i, (t, name) in enumerate(
         zip(settings.thresholds, ("yellow", "blue", "red", "green", "violet"), strict=False), start=1))
@@ -85,6 +84,7 @@ def report(data: Dataset, out: Path, settings: MaskSettings, table: FixationTabl
     body.append(f"<h2>The most doubtful images, worst first</h2><p>Outlines: {legend}. "
                 "Circles are fixations, larger for a longer look.</p>")
     body += [_pictures(data, out, settings, table, doubt) for doubt in worst]
+    body.append(_left_out(table, skipped))
     return pictures.page("Quality of the gaze", "\n".join(body))
 
 
@@ -137,7 +137,7 @@ def _left_out(table: FixationTable, skipped: Mapping[str, str]) -> str:
         parts.append(pictures.table(("file", "line", "image", "reason"),
                                     [(d.file, d.line, d.image, d.reason) for d in table.dropped[:_LISTED]]))
         if len(table.dropped) > _LISTED:
-            parts.append(f"<p>and {len(table.dropped) - _LISTED} more rows.</p>")
+            parts.append(f"<p>and {len(table.dropped) - _LISTED} more rows: see dropped.csv.</p>")
     if skipped:
         parts.append(pictures.table(("skipped image", "reason"), list(skipped.items())[:_LISTED]))
         if len(skipped) > _LISTED:

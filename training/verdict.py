@@ -45,8 +45,11 @@ def dead_levels(rows: Sequence[Mapping[str, float]]) -> dict[int, float]:
     return {i: float(((area < DEAD_SHARE) | (area > 1 - DEAD_SHARE)).mean()) for i, area in areas.items()}
 
 
-def judge(rows: Sequence[Mapping[str, float]]) -> Verdict:
-    """The verdict over the quality figures of all images (`quality.measure`, and `in_image`); at least one row."""
+def judge(rows: Sequence[Mapping[str, float]], dropped: float = 0.0) -> Verdict:
+    """The verdict over the quality figures of all images (`quality.measure`, and `in_image`); at least one row.
+
+    dropped is the share of the gaze table's rows that could not be used.
+    """
     findings: list[tuple[str, str]] = []
 
     def find(value: float, limits: tuple[float, float], text: str) -> None:
@@ -68,6 +71,7 @@ def judge(rows: Sequence[Mapping[str, float]]) -> Verdict:
         find(share, (0.05, 0.3), f"level {level} is dead (nearly all background or foreground) on {share:.0%} of the images")
     few = float(np.mean([row["fixations"] < _FEW for row in rows]))
     find(few, (0.1, 0.5), f"{few:.0%} of the images have fewer than {_FEW} fixations")
+    find(dropped, (0.1, 1.0), f"{dropped:.0%} of the rows of gaze could not be used")
     word = next((word for word in (BAD, LOOK) if any(found == word for found, _ in findings)), GOOD)
     reasons = [text for wanted in (BAD, LOOK) for found, text in findings if found == wanted]
     return Verdict(word, tuple(reasons), _advice(rows, median))

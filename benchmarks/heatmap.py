@@ -1,10 +1,10 @@
 """Heatmaps: the separable form against a dense 2-D Gaussian filter of the same sigma on the same canvas.
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/heatmap.py [--sigma 70] [--fixations 27] [--rounds 5]
+    python benchmarks/heatmap.py [--sigma 70] [--fixations 27] [--rounds 5]
 
 Three ways give the same canvas: this project's (`separable`); scipy's `gaussian_filter` over the canvas, two 1-D passes
 (`two passes`); and one convolution with the 2-D kernel, the dense filter (`dense`: by OpenCV's filter2D, which
-transforms large kernels by FFT). One thread for all. Median times of one run and their ratios; the last line is JSON.
+transforms large kernels by FFT). All three use one thread. Median times of one run and their ratios; the last line is JSON.
 """
 
 from __future__ import annotations

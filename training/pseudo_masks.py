@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -142,29 +141,12 @@ def _run(todo: list[ImageJob], jobs: int) -> Iterator[Record]:
         return
     pool = ProcessPoolExecutor(min(jobs, len(todo)), multiprocessing.get_context("spawn"), _start_worker)
     try:
-        with _one_thread_each():
-            records = pool.map(make_image, todo)  # starts the workers
-        yield from records
+        yield from pool.map(make_image, todo)
     except BrokenProcessPool:
         raise GazesegError("a worker process was killed, perhaps for want of memory; run again with fewer --jobs, "
                            "finished images are kept") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside compute with one thread: threads of several workers would fight for the cores."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _start_worker() -> None:

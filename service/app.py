@@ -7,12 +7,9 @@ pickled and sent through a socket, which costs more than decoding the image (doc
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 from collections.abc import Awaitable
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # read when bentoml is imported
@@ -23,6 +20,7 @@ from _bentoml_impl.server import serve_http
 from bentoml._internal import server as bentoml_server
 from bentoml._internal.marshal.dispatcher import CorkDispatcher
 
+from .drain import drain_on_sigterm
 from .edge import Edge
 from .host import Answer, Job, RunBatch
 from .http import create_api
@@ -60,13 +58,13 @@ def _give_up() -> NoReturn:
 def build(settings: Settings) -> bentoml.Service[Any]:
     """The service for these settings; nothing is loaded before it starts. Raises ConfigError for an empty key file."""
     runtime = Runtime(settings, AdaptiveBatching)
-    edge = Edge(create_api(runtime, SWAGGER_UI), settings, runtime.telemetry, runtime.keys)
+    edge = Edge(create_api(runtime, SWAGGER_UI), settings, runtime.telemetry, runtime.keys, runtime.admission)
 
     class Gazeseg:
         @bentoml.on_startup
         async def start(self) -> None:
             runtime.start()
-            _drain_on_sigterm(runtime)
+            drain_on_sigterm(runtime)
 
         @bentoml.on_shutdown
         async def stop(self) -> None:
@@ -86,20 +84,6 @@ def build(settings: Settings) -> bentoml.Service[Any]:
         metrics={"enabled": False},
         logging={"access": {"enabled": False}},
     )(bentoml.asgi_app(edge, path="/")(Gazeseg))
-
-
-def _drain_on_sigterm(runtime: Runtime) -> None:
-    """On SIGTERM first turn new requests away, then let the server stop: nothing that was accepted is lost."""
-    stop = signal.getsignal(signal.SIGTERM)
-    loop = asyncio.get_running_loop()
-    if not callable(stop):  # no server that stops by signal, as in tests
-        return
-
-    def drain(number: int, frame: FrameType | None) -> None:
-        runtime.admission.draining = True
-        loop.call_soon_threadsafe(lambda: loop.call_later(runtime.settings.drain_seconds, stop, number, frame))
-
-    signal.signal(signal.SIGTERM, drain)
 
 
 def serve_forever(service: bentoml.Service[Any], log_format: str, host: str, port: int, folder: Path) -> None:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import MULTIPART_ALLOWANCE, BodyLimit, Keys
+from .limits import MULTIPART_ALLOWANCE, Admission, BodyLimit, Keys
 from .problems import Problem, internal_error, response
 from .settings import Settings
 from .telemetry import Telemetry
@@ -33,8 +33,9 @@ _SECURITY = {
 class Edge:
     """ASGI app around `app`. Whatever escapes `app` is a bug: it is logged and answered with a problem document."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, keys: Keys) -> None:
-        self._app, self._telemetry, self._keys = app, telemetry, keys
+    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, keys: Keys,
+                 admission: Admission) -> None:
+        self._app, self._telemetry, self._keys, self._admission = app, telemetry, keys, admission
         self._limit = settings.max_bytes + MULTIPART_ALLOWANCE
         self._batch_limit = settings.max_batch_bytes + MULTIPART_ALLOWANCE
 
@@ -42,7 +43,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = _Visit(scope, send)
+        visit = _Visit(scope, send, self._admission)
         try:
             client = self._check_key(scope)
             limit = self._batch_limit if scope["path"].endswith("/segment/batch") else self._limit
@@ -80,8 +81,8 @@ class Edge:
 class _Visit:
     """What is known of one request while it is in the house."""
 
-    def __init__(self, scope: MutableMapping[str, Any], send: Send) -> None:
-        self._send = send
+    def __init__(self, scope: MutableMapping[str, Any], send: Send, admission: Admission) -> None:
+        self._send, self._admission = send, admission
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")
         self.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -99,6 +100,8 @@ class _Visit:
             for name, value in _SECURITY.items():
                 headers.setdefault(name, value)
             headers.setdefault("Cache-Control", "no-store")
+            if self._admission.draining:
+                headers["Connection"] = "close"
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
         await self._send(message)

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gazeseg_serve.contract import Artifact
+from gazeseg_serve.engine import DEVICES
 from gazeseg_serve.errors import ConfigError
 
 from .limits import Keys
@@ -45,6 +46,8 @@ def check(options: Mapping[str, object]) -> Settings:
         raise ConfigError(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if not settings.folders():
         raise ConfigError("no artifact to serve; name its folder: gazeseg-serve serve ARTIFACT")
+    if settings.device not in DEVICES:
+        raise ConfigError(f"unknown device {settings.device!r}; known: {', '.join(DEVICES)}")
     for folder in settings.folders().values():
         Artifact.load(folder)
     Keys.load(settings)
@@ -68,8 +71,10 @@ def _environment(settings: Settings, options: Mapping[str, object]) -> dict[str,
 
 
 def _check_address(host: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise ConfigError(f"there is no port {port}; choose a --port from 1 to 65535")
     try:
         with socket.create_server((host, port)):
             pass
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another --port or --host") from error

@@ -53,7 +53,7 @@ async def served(folder: Path, **settings: Any) -> AsyncIterator[tuple[httpx.Asy
     gate = Gate()
     chosen = Settings(artifact=folder, max_batch=1, **settings)
     runtime = Runtime(chosen, gate)
-    edge = Edge(create_api(runtime, SWAGGER_UI), chosen, runtime.telemetry, runtime.keys)
+    edge = Edge(create_api(runtime, SWAGGER_UI), chosen, runtime.telemetry, runtime.keys, runtime.admission)
     runtime.start()
     while not runtime.is_ready():
         assert runtime.is_alive()

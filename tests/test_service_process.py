@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import io
+import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +24,9 @@ from PIL import Image
 pytest.importorskip("bentoml")
 from serving import Running, as_png, images, running
 
+from gazeseg_serve.errors import GazesegError
 from gazeseg_serve.predictor import Predictor
+from gazeseg_serve.service.launch import serve
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +77,91 @@ def test_logs_are_json_and_hold_the_request_id_but_no_file_name(service: Running
     assert "Jane_Doe" not in text
 
 
-def test_sigterm_ends_it_with_status_0(folder: Path, tmp_path: Path) -> None:
-    with running(folder, tmp_path, GAZESEG_DRAIN_SECONDS="0.2") as service:
-        service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(20) == 0, service.log.read_text()
-
-
-@pytest.mark.parametrize(("arguments", "needle"), [
-    (["/nowhere"], "does not exist"), ([], "no artifact"), (["{folder}", "--port", "99999"], "choose another --port"),
-    (["{folder}", "--max-queue", "0"], "max_queue"), (["{folder}", "--model", "second"], "name=folder"),
+@pytest.mark.parametrize(("options", "port", "needle"), [
+    ({"artifact": "/nowhere"}, 0, "does not exist"), ({}, 0, "no artifact"), ({"artifact": "{folder}"}, 99999, "--port"),
+    ({"artifact": "{folder}", "max_queue": 0}, 0, "max_queue"),
+    ({"artifact": "{folder}", "models": "second"}, 0, "name=folder"),
+    ({"artifact": "{folder}", "device": "abacus"}, 0, "abacus"),
 ])
-def test_what_cannot_be_served_is_said_in_one_line(folder: Path, arguments: list[str], needle: str) -> None:
-    command = [part.format(folder=folder) for part in arguments]
-    done = subprocess.run([sys.executable, "-m", "gazeseg_serve", "serve", *command], capture_output=True, text=True,
+def test_what_cannot_be_served_is_said_before_anything_starts(folder: Path, options: dict[str, object], port: int,
+                                                              needle: str) -> None:
+    filled = {name: value.format(folder=folder) if isinstance(value, str) else value for name, value in options.items()}
+    with pytest.raises(GazesegError, match=needle):
+        serve(filled, "127.0.0.1", port)
+
+
+def test_the_command_says_it_in_one_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "gazeseg_serve", "serve", "/nowhere"], capture_output=True, text=True,
                           timeout=60, check=False)
     assert done.returncode == 1
-    assert needle in done.stderr
+    assert "does not exist" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_sigterm_under_load_answers_everything_it_accepted(folder: Path, tmp_path: Path) -> None:
+    pictures = images(16)
+    predictor = Predictor.open(folder, "cpu")
+    expected = [predictor.predict(picture).mask(0.5).astype(bool) for picture in pictures]
+    files = [as_png(picture) for picture in pictures]
+    served = refused = 0
+
+    with running(folder, tmp_path, GAZESEG_DRAIN_SECONDS="1") as service:
+        stopped = threading.Event()
+        unanswered: list[str] = []
+
+        def client(number: int) -> tuple[int, int]:
+            """Send until the port closes; count the answers and the refusals."""
+            answers = refusals = 0
+            while True:
+                # A connection a request: what was connected must be answered, however close the end is.
+                connection = http.client.HTTPConnection("127.0.0.1", int(service.url.rsplit(":", 1)[1]), timeout=20)
+                with contextlib.closing(connection):
+                    try:
+                        connection.connect()
+                    except ConnectionRefusedError:
+                        return answers, refusals
+                    try:
+                        connection.request("POST", "/v1/segment", files[number], {"Content-Type": "image/png"})
+                        response = connection.getresponse()
+                        content = response.read()
+                    except (http.client.HTTPException, OSError) as error:
+                        unanswered.append(repr(error))
+                        return answers, refusals
+                if response.status == 503:
+                    assert json.loads(content)["code"] == "draining"
+                    assert stopped.is_set()
+                    refusals += 1
+                    time.sleep(0.05)
+                else:
+                    assert response.status == 200
+                    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), expected[number])
+                    answers += 1
+
+        with ThreadPoolExecutor(16) as pool:
+            clients = [pool.submit(client, number) for number in range(16)]
+            time.sleep(1)
+            stopped.set()
+            service.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            assert httpx.get(service.url + "/readyz").status_code == 503
+            assert service.process.wait(20) == 0
+            for done in clients:
+                answers, refusals = done.result()
+                served, refused = served + answers, refused + refusals
+    assert not unanswered
+    assert served > 16
+    assert refused > 0
+
+
+def test_a_killed_worker_is_replaced_and_ready_again(folder: Path, tmp_path: Path) -> None:
+    with running(folder, tmp_path) as service:
+        first = service.worker()
+        picture = as_png(images(1)[0])
+        assert httpx.post(service.url + "/v1/segment", files={"image": picture}).status_code == 200
+        first.kill()
+        first.wait(10)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(service.url + "/readyz", timeout=0.3)
+        service.wait_until_ready()
+        assert service.worker().pid != first.pid
+        assert httpx.post(service.url + "/v1/segment", files={"image": picture}).status_code == 200

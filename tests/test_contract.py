@@ -98,9 +98,13 @@ def test_whole_numbers_pass_for_floats_but_not_the_other_way() -> None:
 
 def test_a_staged_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
-    with pytest.raises(RuntimeError, match="half way"), staged_folder(target, "done") as folder:
-        (folder / "file").write_text("half")
-        raise RuntimeError("half way")
+    def fail_half_way() -> None:
+        with staged_folder(target, "done") as folder:
+            (folder / "file").write_text("half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way()
     assert list(tmp_path.iterdir()) == []
     for content in ("first", "second"):  # an older result of the same kind is replaced
         with staged_folder(target, "done") as folder:

@@ -33,7 +33,7 @@ def test_a_seeded_split_divides_the_stems(stems: set[str], seed: int) -> None:
     assert set(train) | set(val) == stems
     assert not set(train) & set(val)
     assert val
-    assert seeded_split(reversed(sorted(stems)), seed) == (train, val)
+    assert seeded_split(sorted(stems, reverse=True), seed) == (train, val)
 
 
 def test_named_splits_are_kept_and_validation_is_made(folder: Path) -> None:

@@ -163,7 +163,9 @@ def hd95(prediction: np.ndarray, truth: np.ndarray) -> float:
         return float("nan")
     a, b = (torch.from_numpy(m)[None, None] for m in small)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # MONAI warns of its optional GPU package
+        # MONAI warns of its optional GPU package, and of an argument that it passes to itself.
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         return scale * float(compute_hausdorff_distance(a, b, include_background=True, percentile=95))
 
 

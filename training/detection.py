@@ -74,7 +74,8 @@ def detect(time: np.ndarray, x: np.ndarray, y: np.ndarray, monitor: Monitor, set
     interval = float(np.median(np.diff(time))) if len(time) > 1 else math.inf
     least = max(2, math.ceil(settings.minimum_ms / interval)) if interval > 0 else math.inf
     if seen.sum() < max(least, 4):
-        return Detected(*(np.zeros(0) for _ in range(4)), np.zeros(0, np.int64))
+        nothing = np.zeros(0)
+        return Detected(nothing, nothing, nothing, nothing, np.zeros(0, np.int64))
     grid = np.arange(time[0], time[-1] + interval / 2, interval)
     points = _regular(grid, time, x, y, seen, max(settings.max_gap_ms, 1.5 * interval))
     spans = [slice(run.start + first, run.start + last + 1) for run in _runs(np.isfinite(points[:, 0]))

@@ -121,7 +121,7 @@ def sweep_thresholds(masks: Path | str, dataset: Path | str | None = None,
     nested = np.stack([[[_nested_dice(a, b) for b in c.area] for a in c.area] for c in counts])
     known = [c.dice for c in counts if c.dice]
     return Sweep(grid, final, area, _steady(grid, nested), nested.mean(axis=0),
-                 np.stack([c.crf for c in counts], axis=1) if info.settings.crf is not None else None,
+                 np.stack([c.crf for c in counts if c.crf is not None], axis=1) if info.settings.crf is not None else None,
                  {name: np.stack([d[name] for d in known], axis=1) for name in known[0]} if known else {})
 
 

@@ -8,7 +8,7 @@ only true masks show that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +77,7 @@ def judge(rows: Sequence[Mapping[str, float]], dropped: float = 0.0) -> Verdict:
     return Verdict(word, tuple(reasons), _advice(rows, median))
 
 
-def _advice(rows: Sequence[Mapping[str, float]], median) -> tuple[str, ...]:  # type: ignore[no-untyped-def]
+def _advice(rows: Sequence[Mapping[str, float]], median: Callable[[str], float]) -> tuple[str, ...]:
     advice = []
     if any("dice_refined" in row for row in rows):
         plain, refined = (float(np.mean([row[name] for row in rows if name in row]))

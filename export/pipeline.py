@@ -19,6 +19,7 @@ from gazeseg_serve.contract import (
     Run,
     graph_inputs,
     graph_outputs,
+    split_fingerprints,
 )
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.engine import Engine
@@ -82,7 +83,8 @@ def _describe(run: Run, run_folder: Path, folder: Path, strategy: str, parity: P
     short = {key: value for key, value in parity.as_dict().items() if key != "flipped_by_image"}
     provenance = {"run": sha256_file(run_folder / RUN_FILE), "levels": [level.sha256 for level in run.levels],
                   "thresholds": [level.threshold for level in run.levels], "architecture": run.architecture,
-                  "seed": run.seed, "fingerprints": run.fingerprints, "metrics": run.metrics, "splits": run.splits,
+                  "seed": run.seed, "fingerprints": run.fingerprints, "metrics": run.metrics,
+                  "splits": split_fingerprints(run.splits),
                   "versions": run.versions | {name: version(name) for name in ("onnx", "onnxruntime")}}
     return Artifact(
         id=files[MODEL_FILE], strategy=strategy, precision="fp32", input=run.input, inputs=graph_inputs(run.input),

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import ContractError
-from .files import read_json, sha256_file, write_json
+from .files import read_json, sha256, sha256_file, write_json
 
 RUN_SCHEMA = "gazeseg-run/1"
 ARTIFACT_SCHEMA = "gazeseg-artifact/1"
@@ -166,6 +167,12 @@ def graph_outputs(spec: InputSpec, disagreement: bool) -> tuple[Tensor, ...]:
     probability = Tensor("probability", "float32", ("batch", spec.outputs, spec.size, spec.size))
     deviation = Tensor("disagreement", "float32", ("batch", spec.size, spec.size))
     return (probability, deviation) if disagreement else (probability,)
+
+
+def split_fingerprints(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """What an artifact tells of the splits: their sizes and hashes. Image names may name patients, so they stay home."""
+    return {name: {"images": len(stems), "sha256": sha256("\n".join(sorted(stems)).encode())}
+            for name, stems in splits.items()}
 
 
 def is_run(folder: Path) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.training.evaluate import evaluate, hd95
 
@@ -56,3 +58,17 @@ def test_what_cannot_be_scored_is_an_error(tiny_run: Path, phantoms: Path, tmp_p
     (tmp_path / "images").symlink_to(phantoms / "images")
     with pytest.raises(DatasetError, match="no truth to score by"):
         evaluate(tiny_run, tmp_path, "val")
+
+
+def test_an_artifact_names_no_image_and_still_knows_its_split(tiny_artifact: Path, phantoms: Path, tmp_path: Path,
+                                                              caplog: pytest.LogCaptureFixture) -> None:
+    manifest = (tiny_artifact / "manifest.json").read_text()
+    assert not [stem for stem in Dataset.open(phantoms).images if stem in manifest]
+    with caplog.at_level("WARNING", logger="gazeseg_serve"):
+        evaluate(tiny_artifact, phantoms, "val")
+        assert "not the one recorded" not in caplog.text
+        for kind in ("images", "masks"):  # the same data with one image less draws another split
+            shutil.copytree(phantoms / kind, tmp_path / kind)
+        (tmp_path / "images" / "phantom_0000.png").unlink()
+        evaluate(tiny_artifact, tmp_path, "val")
+    assert "not the one recorded" in caplog.text

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance
 
-from ..contract import InputSpec, is_artifact, is_run
+from ..contract import InputSpec, Run, is_artifact, is_run, split_fingerprints
 from ..dataset import Dataset
 from ..errors import ContractError, DatasetError
 from ..files import write_bytes, write_text
@@ -74,8 +74,9 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
     it. With `out`, writes `scores.csv`, `summary.csv` and `worst.png`. Raises DatasetError, ContractError.
     """
     dataset = Dataset.open(data)
-    spec, recorded, predict = _open(model)
-    stems = _stems(dataset, recorded, split)
+    opened = _open(model)
+    spec, predict = opened.spec, opened.predict
+    stems = _stems(dataset, opened, split)
     scores, masks = [], {}
     classes = len(spec.classes)
     for stem in track(stems, f"evaluating {split}", len(stems)):
@@ -94,16 +95,27 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
     return evaluation
 
 
-def _open(model: Path) -> tuple[InputSpec, dict[str, tuple[str, ...]], Callable[[np.ndarray], dict[str, Prediction]]]:
-    """InputSpec, recorded splits, and image -> Prediction by member name."""
+@dataclass(frozen=True)
+class _Opened:
+    """A run or an artifact: image -> Prediction by member name, and what it recorded of its splits."""
+
+    spec: InputSpec
+    predict: Callable[[np.ndarray], dict[str, Prediction]]
+    seed: int
+    splits: dict[str, tuple[str, ...]]
+    fingerprints: dict[str, dict[str, object]]
+
+
+def _open(model: Path) -> _Opened:
     if is_artifact(model):
         predictor = Predictor.open(model, device="cpu")
         assert predictor.artifact is not None, "opened from a folder"
-        recorded = {name: tuple(stems) for name, stems in predictor.artifact.provenance.get("splits", {}).items()}
-        return predictor.spec, recorded, lambda image: {"artifact": predictor.predict(image)}
+        origin = predictor.artifact.provenance
+        return _Opened(predictor.spec, lambda image: {"artifact": predictor.predict(image)}, origin.get("seed", 0), {},
+                       origin.get("splits", {}))
     if is_run(model):
-        run, _ = load_ensemble(model)
-        return run.input, run.splits, run_members(model)
+        run = Run.load(model)
+        return _Opened(run.input, run_members(model), run.seed, run.splits, split_fingerprints(run.splits))
     raise ContractError(f"{model} is neither a run (run.json) nor an artifact (manifest.json)")
 
 
@@ -123,16 +135,18 @@ def run_members(folder: Path) -> Callable[[np.ndarray], dict[str, Prediction]]:
     return predict
 
 
-def _stems(dataset: Dataset, recorded: dict[str, tuple[str, ...]], split: str) -> tuple[str, ...]:
-    own = dataset.splits()
-    stems = recorded.get(split, own.get(split))
+def _stems(dataset: Dataset, opened: _Opened, split: str) -> tuple[str, ...]:
+    own = dataset.splits(opened.seed)
+    stems = opened.splits.get(split, own.get(split))
     if stems is None:
         raise DatasetError(f"{dataset.root} has no split {split!r}; known: {', '.join(own)}. Write its stems to "
                            f"{dataset.root / 'splits' / (split + '.txt')}")
     here = tuple(stem for stem in stems if stem in dataset.images)
     if not here:  # another dataset than the one trained on: its own split holds nothing the run saw
-        here = own.get(split, ())
-        log.warning("the run's %s images are not in %s; its own split is used", split, dataset.root)
+        here = stems = own.get(split, ())
+    if split in opened.fingerprints and split_fingerprints({split: here})[split] != opened.fingerprints[split]:
+        log.warning("split %s of %s is not the one recorded in training: another dataset, or images were added", split,
+                    dataset.root)
     usable = tuple(stem for stem in here if stem in dataset.masks)
     if not usable:
         raise DatasetError(f"no image of split {split} has a mask in {dataset.root / 'masks'}; there is no truth to score by")

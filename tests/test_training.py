@@ -62,7 +62,7 @@ def test_overrides_take_toml_and_bare_words() -> None:
     ("levels.thresholds=[0.5, 1.0]", "between 0 and 1"), ("optimiser.steps=0", "at least 1"),
     ("data.size=50", "multiple of 16"), ("network.depth=3", "unknown field 'depth'"), ("nonsense", "KEY=VALUE"),
     ("seed.x=1", "Unknown|unknown|expected int|not a section"), ("loss.window=4", "odd"), ("precision=fp8", "32-true"),
-    ("network.width=5", "multiple of 4"),
+    ("network.width=5", "multiple of 4"), ("optimiser.restarts=[3]", "must rise"),
 ])
 def test_a_wrong_value_is_named(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -86,6 +86,14 @@ def test_the_rate_is_the_paper_s_half_cosine() -> None:
     rates = [rate_at(step, warm) for step in range(100)]
     assert int(np.argmax(rates)) == 10
     assert rates[0] < 0.1 * rates[10]
+
+
+def test_a_restart_begins_anew_from_half_the_rate() -> None:
+    first, both = Optimiser(warmup=0.1, steps=100), Optimiser(warmup=0.1, steps=160, restarts=(100,))
+    assert [rate_at(step, both) for step in range(100)] == [rate_at(step, first) for step in range(100)]
+    second = [rate_at(step, both) for step in range(100, 160)]
+    assert max(second) == pytest.approx(both.rate / 2)
+    assert rate_at(159, both) < 0.05 * both.rate
 
 
 @given(st.integers(1, 50), st.integers(1, 12), st.integers(0, 9))
@@ -220,7 +228,7 @@ def _toml(config: TrainConfig) -> str:
 
 def test_resume_with_another_config_is_refused(tiny_run: Path, phantoms: Path, phantom_masks: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_run, tmp_path / "run")
-    with pytest.raises(TrainingError, match="another config .*optimiser"):
+    with pytest.raises(TrainingError, match=r"another config .*optimiser"):
         train(tiny_config("optimiser.rate=0.5"), phantoms, phantom_masks, tmp_path / "run", resume=True, device="cpu")
     with pytest.raises(TrainingError, match="does not exist; start without --resume"):
         train(tiny_config(), phantoms, phantom_masks, tmp_path / "new", resume=True, device="cpu")

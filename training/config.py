@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -74,7 +75,10 @@ class Augment:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """name "sgd" (Nesterov) or "adamw". The rate rises over `warmup` (share of the steps), then falls by a half cosine."""
+    """name "sgd" (Nesterov) or "adamw". The rate rises over `warmup` (share of the cycle), then falls by a half cosine.
+
+    restarts    steps at which that begins anew, each time from half the rate (Loshchilov and Hutter, ICLR 2017)
+    """
 
     name: str = "sgd"
     rate: float = 1e-2
@@ -82,6 +86,7 @@ class Optimiser:
     momentum: float = 0.99
     weight_decay: float = 4e-4
     warmup: float = 0.0
+    restarts: tuple[int, ...] = ()
     steps: int = 15000
     batch: int = 8
 
@@ -118,6 +123,9 @@ class TrainConfig:
         for name in ("steps", "batch"):
             if getattr(self.optimiser, name) < 1:
                 raise ConfigError(f"optimiser.{name} must be at least 1")
+        cycles = (0, *self.optimiser.restarts, self.optimiser.steps)
+        if any(later <= earlier for earlier, later in itertools.pairwise(cycles)):
+            raise ConfigError(f"optimiser.restarts = {list(self.optimiser.restarts)} must rise, between 0 and the steps")
         if self.evaluate_every < 1 or self.checkpoint_every < 1:
             raise ConfigError("evaluate_every and checkpoint_every must be at least 1")
         _ = self.input_spec, self.architecture  # their own checks, with their own words

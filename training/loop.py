@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import io
 import math
@@ -123,12 +124,16 @@ def make_optimiser(settings: Optimiser, model: Ensemble) -> torch.optim.Optimize
 
 
 def rate_at(step: int, settings: Optimiser) -> float:
-    """Linear rise over the warm-up, then a half cosine from `rate` to `final_rate`."""
-    rising = settings.warmup * settings.steps
-    if step < rising:
-        return settings.rate * (step + 1) / (rising + 1)
-    progress = (step - rising) / max(1.0, settings.steps - rising)
-    return settings.final_rate + (settings.rate - settings.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+    """Linear rise over the warm-up, then a half cosine from the cycle's rate to `final_rate`."""
+    begins = (0, *settings.restarts)
+    cycle = bisect.bisect_right(begins, step) - 1
+    end = (*settings.restarts, settings.steps)[cycle]
+    rate, length, at = settings.rate / 2**cycle, end - begins[cycle], step - begins[cycle]
+    rising = settings.warmup * length
+    if at < rising:
+        return rate * (at + 1) / (rising + 1)
+    progress = (at - rising) / max(1.0, length - rising)
+    return settings.final_rate + (rate - settings.final_rate) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @torch.no_grad()

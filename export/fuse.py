@@ -21,7 +21,7 @@ class FusedEnsemble(nn.Module):
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
         self.normalise = Normalise(ensemble.spec)
-        self.levels = nn.ModuleList(fold_tail(level) for level in ensemble.levels)
+        self.levels = nn.ModuleList(fold_tail(level) for level in ensemble.networks)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = self.normalise(image.permute(0, 3, 1, 2).float())
@@ -45,6 +45,9 @@ def fold_tail(level: UNet) -> nn.Module:
     assert inner.kernel_size == (1, 1), "BasicUNet ends in a 1x1 convolution"
     a, c = inner.weight.detach().double()[:, :, 0, 0], outer.weight.detach().double()[:, :, 0, 0]
     folded = nn.Conv2d(inner.in_channels, outer.out_channels, kernel_size=1)
+    assert folded.bias is not None, "made with one"
+    assert inner.bias is not None, "BasicUNet's last convolution has one"
+    assert outer.bias is not None, "made with one"
     with torch.no_grad():
         folded.weight.copy_((c @ a)[:, :, None, None])
         folded.bias.copy_(c @ inner.bias.double() + outer.bias.double())

@@ -136,7 +136,7 @@ def evaluate(
 
     summary = run_evaluation(model, data, split, out).summary()
     lines = [f"{'member':<10} {'images':>6} {'Dice':>7} {'95 % interval':>17} {'IoU':>7} {'HD95 px':>8}"]
-    lines += ["{member:<10} {images:>6} {dice:>7.4f} [{dice_low:.4f}, {dice_high:.4f}] {iou:>7.4f} {hd95:>8.1f}".format(**row)
+    lines += ["{member:<10} {images:>6} {dice:>7.4f} [{dice_low:.4f}, {dice_high:.4f}] {iou:>7.4f} {hd95:>8.1f}".format_map(row)
               for row in summary]
     _finish(lines, {"split": split, "members": summary}, as_json)
 
@@ -145,27 +145,50 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
-    strategy: Annotated[str, typer.Option(help="fuse: all levels in one graph, exact.")] = "fuse",
+    strategy: Annotated[str, typer.Option(help="fuse (all levels, exact), average, best-level or distill.")] = "fuse",
+    precision: Annotated[str, typer.Option(help="fp32, int8, fp16 (GPUs) or bf16 (OpenVINO).")] = "fp32",
     data: Annotated[Path | None, typer.Option(help="Dataset folder whose validation images the gate uses.")] = None,
-    images: Annotated[int, typer.Option(help="How many images the gate uses at most.")] = 32,
+    images: Annotated[int | None, typer.Option(help="Images of the gate at most; default: 32, or 200 if lossy.")] = None,
     max_difference: Annotated[float, typer.Option(help="Gate: largest absolute difference of a probability.")] = 1e-3,
     flipped: Annotated[float, typer.Option(help="Gate: largest share of mask pixels that may change.")] = 1e-4,
+    max_dice_loss: Annotated[float, typer.Option(help="Lossy gate: of the mean Dice, where there are masks.")] = 0.005,
+    min_agreement: Annotated[float | None, typer.Option(help="Lossy gate: Dice with the ensemble; 0.97 without masks.")] = None,
+    unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
+    width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
+    norm: Annotated[str, typer.Option(help="distill: batch (folds away), group or instance.")] = "batch",
+    steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
+    rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
+    warm_start: Annotated[bool, typer.Option(help="distill: begin with a level's weights where they fit.")] = True,
+    seed: Annotated[int, typer.Option(help="distill: seed.")] = 0,
+    keep: Annotated[Path | None, typer.Option(help="distill: folder of the student's state, to go on or export again.")] = None,
+    pictures: Annotated[bool, typer.Option(help="Show images in the report; not for data that may not leave.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Make ONE graph of a run and prove it as good as the ensemble; exit 1 and write nothing where it is not.
 
-    Example: gazeseg-serve export runs/small --data kvasir --out artifacts/small
+    Example: gazeseg-serve export runs/small --data kvasir --strategy distill --out artifacts/small
     """
+    require("onnx", "export")
+    from .export.distill import Student
+    from .export.fidelity import Limits
     from .export.parity import Tolerance
     from .export.pipeline import export_run
 
-    artifact = export_run(run, out, strategy, data, "val", images, Tolerance(max_difference, flipped))
-    _finish([
-        f"wrote {out}: {strategy}, {len(artifact.provenance['levels'])} levels, id {artifact.id[:12]}",
-        f"gate held on {artifact.parity['images']} {artifact.parity['source']}: max |difference| "
-        f"{artifact.parity['max_difference']:.2g}, flipped pixels {100 * artifact.parity['flipped']:.4f} %",
-        f"next: gazeseg-serve serve {out}",
-    ], {"artifact": str(out), "id": artifact.id, "parity": artifact.parity}, as_json)
+    student = Student(width, norm, steps, rate=rate, seed=seed, warm_start=warm_start)
+    artifact = export_run(
+        run, out, strategy, data, "val", images, Tolerance(max_difference, flipped), precision=precision,
+        limits=Limits(max_dice_loss, min_agreement), student=student, unlabelled=unlabelled or (), keep=keep,
+        pictures=pictures)
+    parity = artifact.parity
+    lines = [f"wrote {out}: {strategy}, {precision}, of {len(artifact.provenance['levels'])} levels, id {artifact.id[:12]}",
+             f"gate held on {parity['images']} {parity['source']}: max |difference| {parity['max_difference']:.2g}, "
+             f"flipped pixels {100 * parity['flipped']:.4f} %"]
+    if "agreement" in parity:
+        lines.append(f"agreement with the ensemble: Dice {parity['agreement']:.4f}, worst 5 % {parity['agreement_worst']:.4f}")
+    if "truth" in parity:
+        lines.append("on {images} true masks: ensemble {dice_ensemble:.4f}, graph {dice_graph:.4f}, loss {dice_loss:+.4f} "
+                     "[{dice_loss_low:+.4f}, {dice_loss_high:+.4f}]".format(**parity["truth"]))
+    _finish([*lines, f"next: gazeseg-serve serve {out}"], {"artifact": str(out), "id": artifact.id, "parity": parity}, as_json)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
@@ -46,6 +47,10 @@ class Ensemble(nn.Module):
         self.normalise = Normalise(spec)
         self.levels = nn.ModuleList(seeded_unet(architecture, seed) for seed in seeds)
 
+    @property
+    def networks(self) -> list[UNet]:
+        return [cast(UNet, level) for level in self.levels]
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([level(x) for level in self.levels])
 
@@ -60,12 +65,10 @@ def load_ensemble(folder: Path) -> tuple[Run, Ensemble]:
     run = Run.load(folder)
     architecture = build(Architecture, run.architecture, f"{folder}: architecture")
     ensemble = Ensemble(architecture, run.input, seeds=[0] * len(run.levels))
-    for network, level in zip(ensemble.levels, run.levels, strict=True):
+    for network, level in zip(ensemble.networks, run.levels, strict=True):
         missing, unexpected = network.load_state_dict(load_file(folder / level.weights), strict=False)
         if missing or unexpected:
             raise ContractError(f"{folder / level.weights} does not fit {asdict(architecture)}: "
                                 f"{len(missing)} tensors missing, {len(unexpected)} unknown")
     return run, ensemble.eval()
 
-
-__all__ = ["Ensemble", "Normalise", "UNet", "activation", "load_ensemble"]

@@ -10,6 +10,7 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path, out: Path, res
     """
     if (out / RUN_FILE).exists() and not resume:
         raise TrainingError(f"{out} already holds a finished run; choose another --out, or delete it")
-    fabric = Fabric(accelerator=device, devices=1, precision=config.precision)
+    fabric = Fabric(accelerator=device, devices=1, precision=cast(Any, config.precision))
     dataset = Dataset.open(dataset_folder)
     splits = dataset.splits(config.seed)
     spec = config.input_spec
@@ -55,7 +56,7 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path, out: Path, res
     seeds = [config.seed if config.levels.shared_start else config.seed + i for i in range(len(config.levels.thresholds))]
     model = Ensemble(config.architecture, spec, seeds).to(fabric.device)
     if config.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = make_optimiser(config.optimiser, model)
     first, history = load_checkpoint(out, config.as_dict(), model, optimiser) if resume else (0, [])
     augment, steps = Augmenter(config.augment), config.optimiser.steps
@@ -100,8 +101,8 @@ def total_loss(model: Ensemble, images: Tensor, targets: Tensor, settings: Loss,
     """
     x = model.normalise(images)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    features = [level.features(x) for level in model.levels]
-    raw = [level.classifier(f) for level, f in zip(model.levels, features, strict=True)]
+    features = [level.features(x) for level in model.networks]
+    raw = [level.classifier(f) for level, f in zip(model.networks, features, strict=True)]
     logits = torch.stack(raw).float()
     segmentation = segmentation_loss(logits, targets)
     if settings.consistency == "none":
@@ -109,8 +110,9 @@ def total_loss(model: Ensemble, images: Tensor, targets: Tensor, settings: Loss,
     pupils = logits
     if settings.consistency == "prop":
         pupils = torch.stack([
-            propagated_logits(f, r.float(), level.classifier.bias, settings.similarity, settings.window, settings.dilation)
-            for level, f, r in zip(model.levels, features, raw, strict=True)])
+            propagated_logits(f, r.float(), cast(Tensor, level.classifier.bias), settings.similarity, settings.window,
+                              settings.dilation)
+            for level, f, r in zip(model.networks, features, raw, strict=True)])
     consistency = consistency_loss(logits, pupils)
     loss = segmentation + settings.weight * consistency
     return loss, {"loss": loss.item(), "segmentation": segmentation.item(), "consistency": consistency.item()}

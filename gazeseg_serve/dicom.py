@@ -15,11 +15,18 @@ if TYPE_CHECKING:
 
     from .imaging import Limits
 
-# What pydicom raises on broken files: found by mutating files. InvalidDicomError is added where pydicom is loaded.
+# What pydicom raises on broken files, found by mutating files; `broken_errors` adds its own.
 _BROKEN = (AttributeError, ValueError, TypeError, KeyError, IndexError, EOFError, OSError, OverflowError, RuntimeError,
            NotImplementedError, struct.error, LookupError, ArithmeticError)
 # Where an enhanced multi-frame object keeps, frame by frame, what a plain one has at the top.
 _FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+
+
+def broken_errors() -> tuple[type[Exception], ...]:
+    """The exceptions that mean a broken file: pydicom reads elements late, so any access may raise them."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (InvalidDicomError, BytesLengthException, *_BROKEN)
 
 
 def read_dataset(data: bytes, limits: Limits) -> Dataset:
@@ -28,14 +35,12 @@ def read_dataset(data: bytes, limits: Limits) -> Dataset:
     Raises MalformedImage, UnsupportedImage, ImageTooLarge (all frames together) or MissingExtraError.
     """
     pydicom = require("pydicom", "dicom")
-    from pydicom.errors import InvalidDicomError
-
     try:
         dataset = pydicom.dcmread(io.BytesIO(data))
         rows, columns, frames = int(dataset.Rows), int(dataset.Columns), frame_count(dataset)
         photometric = str(dataset.PhotometricInterpretation)
         depth, samples = int(dataset.BitsAllocated), int(dataset.get("SamplesPerPixel", 1))
-    except (InvalidDicomError, *_BROKEN) as error:
+    except broken_errors() as error:
         raise MalformedImage(f"the DICOM file cannot be read ({type(error).__name__}); "
                              "send one image object, whole") from error
     if rows < 1 or columns < 1 or frames < 1:
@@ -69,12 +74,12 @@ def decode_frames(dataset: Dataset) -> list[np.ndarray]:
     inverted for MONOCHROME1, and are min-max scaled to 8 bit. Colour becomes RGB; more than 8 bit is scaled down.
     Raises MalformedImage, or UnsupportedImage where no decoder for the transfer syntax is installed.
     """
-    _check_decoder(dataset)
     try:
+        _check_decoder(dataset)
         pixels = dataset.pixel_array
         frames = pixels if frame_count(dataset) > 1 else pixels[None]
         return [_frame(frame, dataset, index) for index, frame in enumerate(frames)]
-    except _BROKEN as error:
+    except broken_errors() as error:
         raise MalformedImage("the DICOM pixels cannot be decoded: the file is truncated or corrupt, or compressed in a "
                              f"way that the decoders here do not know ({type(error).__name__}); send it uncompressed"
                              ) from error

@@ -10,8 +10,8 @@ import numpy as np
 
 from . import __version__
 from .contract import Artifact
-from .dicom import frame_count
-from .errors import UnsupportedImage, require
+from .dicom import broken_errors, frame_count
+from .errors import MalformedImage, UnsupportedImage, require
 from .files import sha256
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def segmentation(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifa
     from pydicom.uid import ExplicitVRLittleEndian
 
     check_series(sources)
-    sources = [_complete(source) for source in sources]
-    seed = "|".join([artifact.id, repr(threshold), *(str(source.get("SOPInstanceUID")) for source in sources)])
     try:
+        sources = [_complete(source) for source in sources]
+        seed = "|".join([artifact.id, repr(threshold), *(str(source.get("SOPInstanceUID")) for source in sources)])
         written = hd.seg.Segmentation(
             source_images=sources,
             pixel_array=masks,
@@ -60,17 +60,26 @@ def segmentation(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifa
             transfer_syntax_uid=ExplicitVRLittleEndian,
             omit_empty_frames=False,  # frame i is then always slice i
         )
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError) as error:
+        file = io.BytesIO()
+        written.save_as(file)
+    except broken_errors() as error:
         raise UnsupportedImage("no segmentation object can be made for these DICOM files: they must be of one series and "
                                f"size, with their study, series and position ({error})") from error
-    assert written.NumberOfFrames == len(masks) * len(artifact.input.classes), "a frame was left out"
-    file = io.BytesIO()
-    written.save_as(file)
+    if written.NumberOfFrames != len(masks) * len(artifact.input.classes):
+        raise UnsupportedImage("the DICOM files lack positions of their own for every frame; send one frame a file, each "
+                               "in a request of its own")
     return file.getvalue()
 
 
 def check_series(sources: Sequence[Dataset]) -> None:
     """Raise UnsupportedImage unless the datasets can share one SEG: one series and size, one multi-frame at most."""
+    try:
+        _check_series(sources)
+    except broken_errors() as error:
+        raise MalformedImage(f"the DICOM header cannot be read ({type(error).__name__})") from error
+
+
+def _check_series(sources: Sequence[Dataset]) -> None:
     if len(sources) > 1 and any(frame_count(source) > 1 for source in sources):
         raise UnsupportedImage("several files, and one has many frames; send one multi-frame file, or single frames")
     if (len(sources) > 1 or frame_count(sources[0]) > 1) and not sources[0].get("FrameOfReferenceUID"):

@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent / "page"
 
 def create_api(runtime: Runtime, docs_assets: Path) -> FastAPI:
     """The HTTP interface of `runtime`. docs_assets: the folder with Swagger UI's files."""
-    api = FastAPI(title="gazeseg-serve", version=__version__, docs_url=None, redoc_url=None,
+    api = FastAPI(title="gazeseg-serve", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
                   description="Segmentation of medical images by models trained from gaze.")
     problems.install(api)
     if runtime.settings.cors_origins:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -99,6 +100,8 @@ class Pipeline:
 
     async def warm_up(self, host: ModelHost) -> None:
         """Decode, segment and encode one made-up image each way, so that no client waits for a lazy import."""
+        if importlib.util.find_spec("highdicom") is not None:  # the dicom extra: two seconds that nobody should wait for
+            await asyncio.to_thread(lambda: [importlib.import_module(name) for name in ("highdicom.seg", "pydicom.pixels")])
         grey = np.full((64, 64, 3), 127, np.uint8)
         for data in (encode_png(grey), cv2.imencode(".jpg", grey)[1].tobytes(), cv2.imencode(".tif", grey)[1].tobytes()):
             for output in ("json", "png"):

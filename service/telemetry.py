@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -68,6 +69,10 @@ def configure_logging(style: str) -> None:
     handler.setFormatter(JsonFormatter() if style == "json" else plain)
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(logging.WARNING)
+    # Decoders quote the file they complain of, and a DICOM file holds a patient's name.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    logging.getLogger("highdicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"pydicom|highdicom|PIL")
     for name, level in (("gazeseg_serve", logging.INFO), ("bentoml", logging.WARNING), ("circus", logging.WARNING),
                         ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)

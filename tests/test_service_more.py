@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from artifacts import write_artifact
+from dicoms import dicom_file
 from PIL import Image
 
 pytest.importorskip("bentoml")
@@ -177,42 +178,13 @@ pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
 
 
-def slice_of(instance: int, pixels: np.ndarray, series: str = "1.2.3.4", **attributes: object) -> bytes:
-    """A 16-bit MR slice as a DICOM file."""
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
-
-    dataset = pydicom.Dataset()
-    dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, f"{series}.{instance}"
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", series
-    dataset.FrameOfReferenceUID, dataset.Modality, dataset.InstanceNumber = "1.2.3.9", "MR", str(instance)
-    dataset.PatientID, dataset.PatientName = "id-7", "Doe^Jane"
-    dataset.PatientBirthDate = dataset.PatientSex = dataset.AccessionNumber = dataset.StudyID = ""
-    dataset.StudyDate = dataset.StudyTime = ""
-    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [0, 0, 3.0 * instance], [1, 0, 0, 0, 1, 0]
-    dataset.PixelSpacing, dataset.SliceThickness = [0.5, 0.5], 3.0
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
-    dataset.PixelData = pixels.astype("<u2").tobytes()
-    for name, value in attributes.items():
-        setattr(dataset, name, value)
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    file = io.BytesIO()
-    pydicom.dcmwrite(file, dataset, enforce_file_format=True)
-    return file.getvalue()
-
-
 def ramp(height: int = 40, width: int = 64, turned: bool = False) -> np.ndarray:
     values = np.linspace(100, 4000, width)[None].repeat(height, axis=0)
     return (values[:, ::-1] if turned else values).astype(np.uint16)
 
 
 def test_a_16_bit_slice_is_scaled_over_its_own_range(client: TestClient) -> None:
-    response = client.post("/v1/segment", content=slice_of(1, ramp()), headers={"Content-Type": "application/dicom"})
+    response = client.post("/v1/segment", content=dicom_file(1, ramp()), headers={"Content-Type": "application/dicom"})
     mask = np.asarray(Image.open(io.BytesIO(response.content)))
     assert mask.shape == (40, 64)
     assert not mask[:, :30].any()
@@ -221,7 +193,7 @@ def test_a_16_bit_slice_is_scaled_over_its_own_range(client: TestClient) -> None
 
 def test_monochrome1_rescale_and_window_are_honoured(client: TestClient) -> None:
     def mask(**attributes: object) -> np.ndarray:
-        response = client.post("/v1/segment", files={"image": slice_of(1, ramp(), **attributes)})
+        response = client.post("/v1/segment", files={"image": dicom_file(1, ramp(), **attributes)})
         assert response.status_code == 200, response.text
         return np.asarray(Image.open(io.BytesIO(response.content)))
 
@@ -233,7 +205,7 @@ def test_monochrome1_rescale_and_window_are_honoured(client: TestClient) -> None
 
 
 def test_a_dicom_seg_refers_to_its_source(client: TestClient) -> None:
-    response = client.post("/v1/segment?output=dicom-seg", files={"image": slice_of(3, ramp())})
+    response = client.post("/v1/segment?output=dicom-seg", files={"image": dicom_file(3, ramp())})
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/dicom"
     seg = pydicom.dcmread(io.BytesIO(response.content))
@@ -241,12 +213,12 @@ def test_a_dicom_seg_refers_to_its_source(client: TestClient) -> None:
     assert (seg.PatientID, seg.StudyInstanceUID, seg.FrameOfReferenceUID) == ("id-7", "1.2.3", "1.2.3.9")
     assert seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == "1.2.3.4.3"
     assert seg.SegmentSequence[0].SegmentLabel == "lesion"
-    png = client.post("/v1/segment", files={"image": slice_of(3, ramp())})
+    png = client.post("/v1/segment", files={"image": dicom_file(3, ramp())})
     np.testing.assert_array_equal(seg.pixel_array.squeeze().astype(bool), np.asarray(Image.open(io.BytesIO(png.content))))
 
 
 def test_a_series_becomes_one_seg_with_every_slice_in_its_place(client: TestClient) -> None:
-    slices = [(f"{i}.dcm", slice_of(i, ramp(turned=i % 2 == 1))) for i in (1, 2, 3, 4)]
+    slices = [(f"{i}.dcm", dicom_file(i, ramp(turned=i % 2 == 1))) for i in (1, 2, 3, 4)]
     response = client.post("/v1/segment/batch?output=dicom-seg", files=many(*slices))
     assert response.status_code == 200, response.text
     seg = pydicom.dcmread(io.BytesIO(response.content))
@@ -266,24 +238,24 @@ def test_what_cannot_be_a_seg_is_refused_by_name(client: TestClient) -> None:
         return str(problem(client.post("/v1/segment/batch?output=dicom-seg", files=many(*files)), 415,
                            "unsupported-image")["detail"])
 
-    one = ("1", slice_of(1, ramp()))
+    one = ("1", dicom_file(1, ramp()))
     assert "DICOM" in refused(("a.png", encoded()))
-    assert "SeriesInstanceUID" in refused(one, ("2", slice_of(2, ramp(), series="1.2.3.5")))
-    assert "Rows" in refused(one, ("2", slice_of(2, ramp(48))))
+    assert "SeriesInstanceUID" in refused(one, ("2", dicom_file(2, ramp(), series="1.2.3.5")))
+    assert "Rows" in refused(one, ("2", dicom_file(2, ramp(48))))
     assert "twice" in refused(one, one)
 
 
 def test_a_multi_frame_file_gives_a_seg_and_is_refused_elsewhere(client: TestClient) -> None:
     frames = np.stack([ramp(), ramp(turned=True)])
-    data = slice_of(1, ramp(), NumberOfFrames=2, PixelData=frames.astype("<u2").tobytes())
+    data = dicom_file(1, ramp(), NumberOfFrames=2, PixelData=frames.astype("<u2").tobytes())
     body = problem(client.post("/v1/segment", files={"image": data}), 415, "unsupported-image")
     assert "2 frames" in str(body["detail"])
 
 
 def test_too_many_dicom_pixels_are_refused_by_the_header(client: TestClient) -> None:
-    problem(client.post("/v1/segment", files={"image": slice_of(1, ramp(), Rows=2000, Columns=2000)}), 413,
+    problem(client.post("/v1/segment", files={"image": dicom_file(1, ramp(), Rows=2000, Columns=2000)}), 413,
             "image-too-large")
-    problem(client.post("/v1/segment", files={"image": slice_of(1, ramp())[:-100]}), 400, "malformed-image")
+    problem(client.post("/v1/segment", files={"image": dicom_file(1, ramp())[:-100]}), 400, "malformed-image")
 
 
 def test_colour_and_grey_tiffs_are_read(client: TestClient) -> None:

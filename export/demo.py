@@ -126,8 +126,8 @@ def _page(data: Path, masks: Path, run: Run, artifact: Artifact, scored: list[_S
     picked = [scored[i] for i in np.linspace(0, len(scored) - 1, min(_SHOWN, len(scored))).round().astype(int)]
     levels = ", ".join(f"{level.threshold:g}" for level in run.levels)
     body = f"""
-<p>Synthetic images, simulated gaze, {len(run.splits["train"])} images to learn from without a single mask, {len(scored)} held out.
-The networks saw fixations only. True masks, in blue, serve to score. Made in {seconds:.0f} s.</p>
+<p>Synthetic images, simulated gaze, {len(run.splits["train"])} images to learn from without a single mask,
+{len(scored)} held out. The networks saw fixations only. True masks, in blue, serve to score. Made in {seconds:.0f} s.</p>
 {table(("on the held-out phantoms", "mean Dice", "worst"), rows)}
 <p>The exported graph against the PyTorch ensemble, on {artifact.parity["images"]} {html.escape(artifact.parity["source"])}:
 largest difference of a probability {artifact.parity["max_difference"]:.1e}, flipped mask pixels
@@ -147,8 +147,8 @@ def _gaze_rows(data: Path, masks: Path, run: Run) -> str:
     for stem in run.splits["train"][:4]:
         image, truth, path = dataset.image(stem), dataset.mask(stem), paths[stem]
         heatmap, refined = load_map(masks, stem, refined=False), load_map(masks, stem, refined=True)
-        cells = [figure(image, "image"),
-                 figure(draw_fixations(image.repeat(4, 0).repeat(4, 1), path.x, path.y, path.duration), f"{len(path)} fixations"),
+        drawn = draw_fixations(image.repeat(4, 0).repeat(4, 1), path.x, path.y, path.duration)
+        cells = [figure(image, "image"), figure(drawn, f"{len(path)} fixations"),
                  figure(heat(heatmap), "heatmap"), figure(heat(refined), "refined by the CRF")]
         for i, level in enumerate(run.levels):
             cut = refined >= level.threshold

@@ -41,8 +41,24 @@ def write_onnx(graph: nn.Module, spec: InputSpec, disagreement: bool, path: Path
     del model.graph.metadata_props[:]
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]:
         del value.metadata_props[:]
+    drop_empty_pads(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+def drop_empty_pads(graph: onnx.GraphProto) -> None:
+    """Take out each Pad that adds nothing: BasicUNet pads before every concatenation, by zero pixels at our sizes."""
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Pad"]:
+        pads = constants.get(node.input[1])
+        if pads is None or pads.any():
+            continue
+        for user in graph.node:
+            user.input[:] = [node.input[0] if name == node.output[0] else name for name in user.input]
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def declared(values: list[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:

@@ -6,8 +6,7 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from gazeseg_serve.contract import (
     COLOURS,
@@ -21,99 +20,141 @@ from gazeseg_serve.contract import (
     graph_outputs,
     split_fingerprints,
 )
-from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.engine import Engine
 from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
-from gazeseg_serve.errors import ConfigError, DatasetError
+from gazeseg_serve.engine_openvino import OpenVinoEngine
+from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.files import sha256_file, staged_folder, write_json, write_text
-from gazeseg_serve.imaging import resize_image
 from gazeseg_serve.progress import log
-from gazeseg_serve.training.ensemble import load_ensemble
-from gazeseg_serve.training.phantoms import phantom
+from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
 
-from .fuse import FusedEnsemble
+from .distill import Student
+from .fidelity import LOSSY, Fidelity, Limits, hold_fidelity, measure_fidelity, run_all
+from .gate_images import GateImages, gate_images, learning_images
 from .onnx_graph import write_onnx
 from .parity import EXACT, Parity, Tolerance, check_declaration, eager_ensemble, hold, measure
-from .report import write_report
+from .quantize import CALIBRATION_IMAGES, PRECISIONS, to_fp16, to_int8
+from .report import exact_report, lossy_report
+from .strategies import STRATEGIES, Built, build_strategy
 
-STRATEGIES = ("fuse",)
 PARITY_FILE = "parity.json"
 REPORT_FILE = "report.html"
+# Rounding differs with the batch at low precision; an image that reads its neighbours in the batch differs by far more.
+_ROUNDED = Tolerance(max_difference=0.1, flipped=2e-3)
+_BY_IMAGE = ("flipped_by_image", "agreement_by_image")
 
 
 def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path | None = None, split: str = "val",
-               images: int = 32, tolerance: Tolerance = EXACT) -> Artifact:
+               images: int | None = None, tolerance: Tolerance = EXACT, *, precision: str = "fp32", limits: Limits = LOSSY,
+               student: Student | None = None, unlabelled: Sequence[Path] = (), keep: Path | None = None,
+               pictures: bool = True) -> Artifact:
     """Make one ONNX graph of a run and publish it as the artifact folder `out`, if the gate holds.
 
-    data: dataset folder whose `split` (as the run recorded it) the gate runs on, `images` of them at most; without it
-    the gate runs on synthetic images, and the manifest says so. Raises GateError where the gate does not hold,
-    ConfigError, ContractError, DatasetError.
+    The gate has two parts. The fp32 graph must equal the networks it was made of, within `tolerance`. Where those are
+    not the whole ensemble, or the precision is lower, what comes out must be as good as the ensemble, within `limits`.
+
+    data        dataset folder whose `split` (as the run recorded it) the gate runs on, `images` of them at most (32 for
+                an exact export, 200 for a lossy one); without it synthetic images, and the manifest says so
+    precision   fp32; int8 (calibrated with training images of `data`); fp16 (for GPUs); bf16: the fp32 graph, proven
+                under OpenVINO in bf16, which is then how `--device openvino` runs it
+    student, unlabelled, keep   of the strategy `distill`: see `distil`
+    pictures    False keeps the images out of the report, for data that may not be passed on
+
+    Raises GateError where the gate does not hold, ConfigError, ContractError, DatasetError, TrainingError.
     """
-    if strategy not in STRATEGIES:
-        raise ConfigError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
+    _check_wishes(strategy, precision, data)
     run, ensemble = load_ensemble(run_folder)
-    spec, disagreement = run.input, len(run.levels) > 1
-    batch, source = _gate_images(run, data, split, images)
+    lossy = strategy != "fuse" or precision != "fp32"
+    gate = gate_images(run, data, split, (200 if lossy else 32) if images is None else images)
     with staged_folder(out, MANIFEST_FILE) as folder:
-        model = folder / MODEL_FILE
-        write_onnx(FusedEnsemble(ensemble), spec, disagreement, model)
-        check_declaration(model, spec, disagreement)
-        engine = open_model(model)
-        parity = measure(engine, eager_ensemble(ensemble), batch)
-        log.info("gate on %d %s: max |difference| %.2g, flipped pixels %.4f %%", parity.images, source,
-                 parity.max_difference, 100 * parity.flipped)
-        hold(parity, tolerance)
-        facts = parity.as_dict() | {"source": source, "max_difference_limit": tolerance.max_difference,
-                                    "flipped_limit": tolerance.flipped}
-        write_json(folder / PARITY_FILE, facts)
-        write_text(folder / REPORT_FILE, write_report(run, strategy, parity, tolerance, source, batch, engine.run))
-        artifact = _describe(run, run_folder, folder, strategy, parity, source, disagreement)
-        artifact.save(folder)
+        built = build_strategy(strategy, run, ensemble, student or Student(), data, unlabelled, keep)
+        parity = write_graph(built, run, folder / MODEL_FILE, gate, tolerance, precision, data)
+        if lossy:
+            engine = open_model(folder / MODEL_FILE, precision)
+            fidelity = prove(engine, ensemble, gate, limits, strategy, precision)
+            facts = fidelity_facts(fidelity, parity, gate)
+            page = lossy_report(run, strategy, precision, parity, fidelity, limits, gate, engine.run,
+                                eager_ensemble(ensemble), pictures)
+        else:
+            facts = parity.as_dict() | {"source": gate.source}
+            page = exact_report(run, strategy, parity, tolerance, gate, open_model(folder / MODEL_FILE).run, pictures)
+        bounds = {"max_difference_limit": tolerance.max_difference, "flipped_limit": tolerance.flipped}
+        write_json(folder / PARITY_FILE, facts | (bounds | vars(limits) if lossy else bounds))
+        write_text(folder / REPORT_FILE, page)
+        _describe(run, run_folder, folder, strategy, precision, built, facts).save(folder)
     return Artifact.load(out)
 
 
-def open_model(model: Path) -> Engine:
-    """The engine the gate runs: the runtime that will serve the graph on a CPU."""
-    return OnnxRuntimeEngine(model, "cpu")
+def write_graph(built: Built, run: Run, model: Path, gate: GateImages, tolerance: Tolerance, precision: str,
+                data: Path | None) -> Parity:
+    """Write `model`: the fp32 graph, held to equal `built`'s networks, then brought to `precision`."""
+    spec = run.input
+    write_onnx(built.module, spec, built.disagreement, model)
+    check_declaration(model, spec, built.disagreement)
+    parity = measure(open_model(model), built.reference, gate.images)
+    log.info("graph and networks on %d %s: max |difference| %.2g, flipped pixels %.4f %%", parity.images, gate.source,
+             parity.max_difference, 100 * parity.flipped)
+    hold(parity, tolerance)
+    if precision == "int8":
+        to_int8(model, learning_images(run, data, count=CALIBRATION_IMAGES))
+    if precision == "fp16":
+        to_fp16(model)
+    if precision != "fp32":
+        check_declaration(model, spec, built.disagreement)
+    return parity
 
 
-def _describe(run: Run, run_folder: Path, folder: Path, strategy: str, parity: Parity, source: str,
-              disagreement: bool) -> Artifact:
+def prove(engine: Engine, ensemble: Ensemble, gate: GateImages, limits: Limits, strategy: str, precision: str) -> Fidelity:
+    """Measure the finished graph against the ensemble, log the figures, and raise GateError where they do not hold."""
+    hold(measure(engine, engine.run, gate.images[:7]), _ROUNDED)
+    fidelity = measure_fidelity(run_all(engine.run, gate.images), run_all(eager_ensemble(ensemble), gate.images),
+                                gate.truths, len(ensemble.spec.classes))
+    log.info("%s, %s and the ensemble on %d %s: agreement %.4f (worst 5 %%: %.4f), flipped pixels %.3f %%, area %+.2f %%, "
+             "max |difference| %.3f, calibration shift %.4f", strategy, precision, fidelity.images, gate.source,
+             fidelity.agreement, fidelity.agreement_worst, 100 * fidelity.flipped, 100 * fidelity.area_bias,
+             fidelity.max_difference, fidelity.calibration_shift)
+    if fidelity.truth is not None:
+        t = fidelity.truth
+        log.info("Dice on %d true masks: ensemble %.4f, graph %.4f, loss %+.4f [%+.4f, %+.4f]", t.images, t.dice_ensemble,
+                 t.dice_graph, t.dice_loss, t.dice_loss_low, t.dice_loss_high)
+    hold_fidelity(fidelity, limits)
+    return fidelity
+
+
+def open_model(model: Path, precision: str = "fp32") -> Engine:
+    """The engine the gate runs: the runtime that will serve a graph of this precision on a CPU."""
+    return OpenVinoEngine(model, "bf16") if precision == "bf16" else OnnxRuntimeEngine(model, "cpu")
+
+
+def fidelity_facts(fidelity: Fidelity, parity: Parity, gate: GateImages) -> dict[str, Any]:
+    """The figures of a lossy gate; under "graph" how far the fp32 file is from the networks it was made of."""
+    return fidelity.as_dict() | {"source": gate.source, "batch_sizes": parity.batch_sizes,
+                                 "graph": {"max_difference": parity.max_difference, "flipped": parity.flipped}}
+
+
+def _check_wishes(strategy: str, precision: str, data: Path | None) -> None:
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    if precision == "int8" and data is None:
+        raise ConfigError("int8 is calibrated with images; pass --data DATASET, the one the run was trained on")
+
+
+def _describe(run: Run, run_folder: Path, folder: Path, strategy: str, precision: str, built: Built,
+              facts: dict[str, Any]) -> Artifact:
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
-    short = {key: value for key, value in parity.as_dict().items() if key != "flipped_by_image"}
+    short = {key: value for key, value in facts.items() if key not in _BY_IMAGE and value is not None}
     provenance = {"run": sha256_file(run_folder / RUN_FILE), "levels": [level.sha256 for level in run.levels],
                   "thresholds": [level.threshold for level in run.levels], "architecture": run.architecture,
                   "seed": run.seed, "fingerprints": run.fingerprints, "metrics": run.metrics,
                   "splits": split_fingerprints(run.splits),
-                  "versions": run.versions | {name: version(name) for name in ("onnx", "onnxruntime")}}
+                  "versions": run.versions | {name: version(name) for name in ("onnx", "onnxruntime")}} | built.facts
     return Artifact(
-        id=files[MODEL_FILE], strategy=strategy, precision="fp32", input=run.input, inputs=graph_inputs(run.input),
-        outputs=graph_outputs(run.input, disagreement), colours=_colours(run.input), threshold=0.5, files=files,
-        parity=json.loads(json.dumps(short | {"source": source})), provenance=provenance)
+        id=files[MODEL_FILE], strategy=strategy, precision=precision, input=run.input, inputs=graph_inputs(run.input),
+        outputs=graph_outputs(run.input, built.disagreement), colours=_colours(run.input), threshold=0.5, files=files,
+        parity=json.loads(json.dumps(short)), provenance=provenance)
 
 
 def _colours(spec: InputSpec) -> tuple[tuple[int, int, int], ...]:
     return tuple(COLOURS[i % len(COLOURS)] for i in range(len(spec.classes)))
-
-
-def _gate_images(run: Run, data: Path | None, split: str, count: int) -> tuple[np.ndarray, str]:
-    """uint8 `(N, size, size, C)` for the gate, and the words that say what they are."""
-    spec = run.input
-    if count < 1:
-        raise ConfigError("the gate needs at least one image")
-    if data is None:
-        log.warning("no --data given: the gate runs on synthetic images; pass --data DATASET to use your own")
-        rng = np.random.default_rng(0)
-        made: Sequence[np.ndarray] = [phantom(spec.size, rng)[0] for _ in range(count)]
-        return np.stack([_with_channels(image, spec.channels) for image in made]), "synthetic images"
-    dataset = Dataset.open(data)
-    stems = run.splits.get(split) or ()
-    known = [stem for stem in stems if stem in dataset.images][:count]
-    if not known:
-        raise DatasetError(f"{data} holds none of the run's {split} images; pass the dataset the run was trained on")
-    size = (spec.size, spec.size)
-    return np.stack([resize_image(dataset.image(s, spec.channels), size) for s in known]), f"images of split {split}"
-
-
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    return image if channels == 3 else image.mean(axis=2, keepdims=True).astype(np.uint8)

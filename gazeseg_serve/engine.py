@@ -11,7 +11,7 @@ import numpy as np
 from .contract import Artifact
 from .errors import EngineError
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,16 @@ class Engine(Protocol):
 def open_engine(folder: Path, artifact: Artifact, device: str = "auto", threads: int = 0) -> Engine:
     """Start the engine for `device`; `auto` takes CUDA where onnxruntime offers it, else the CPU.
 
+    openvino runs on the CPU, in bf16 where the artifact was proven in bf16, else in f32: no engine computes at a
+    precision that the gate has not seen.
     threads: CPU threads inside one call, 0 = all cores. Raises EngineError or MissingExtraError.
     """
     if device not in DEVICES:
         raise EngineError(f"unknown device {device!r}; known: {', '.join(DEVICES)}")
+    if device == "openvino":
+        from .engine_openvino import OpenVinoEngine
+
+        return OpenVinoEngine(folder / artifact.model, "bf16" if artifact.precision == "bf16" else "f32", threads)
     from .engine_onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(folder / artifact.model, device, threads)

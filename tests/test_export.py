@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from damage import fix_batch, kill_a_head, made_before, perturb_weight, rename_output, scale_means, swap_channels
 
 from gazeseg_serve.contract import Artifact, InputSpec, Tensor, graph_outputs
 from gazeseg_serve.engine import Engine, Outputs
@@ -97,50 +96,11 @@ def test_the_predictor_says_what_the_networks_say(tiny_artifact: Path, tiny_run:
     np.testing.assert_allclose(found.probability, wanted.probability[0], atol=1e-5)
 
 
-def perturb_weight(model: Path) -> None:
-    graph = onnx.load(model)
-    tensor = next(t for t in graph.graph.initializer if len(t.dims) == 4 and t.dims[1] == 3)
-    values = numpy_helper.to_array(tensor).copy()
-    values.flat[0] += 0.5
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    onnx.save(graph, model)
-
-
-def scale_means(model: Path) -> None:
-    graph = onnx.load(model)
-    found = [t for t in graph.graph.initializer if list(t.dims) == [1, 3, 1, 1]]
-    assert found, "the normalisation is in the graph"
-    values = numpy_helper.to_array(found[0]) * np.float32(1.2)
-    found[0].CopyFrom(numpy_helper.from_array(values, found[0].name))
-    onnx.save(graph, model)
-
-
-def rename_output(model: Path) -> None:
-    graph = onnx.load(model)
-    for node in graph.graph.node:
-        node.output[:] = ["mask" if name == "probability" else name for name in node.output]
-    graph.graph.output[0].name = "mask"
-    onnx.save(graph, model)
-
-
-def fix_batch(model: Path) -> None:
-    graph = onnx.load(model)
-    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
-    onnx.save(graph, model)
-
-
-def made_before(artifact: Path, damage: Callable[[Path], None] = lambda model: None) -> Callable[..., None]:
-    """In place of `write_onnx`, which takes seconds: the same run's graph, damaged."""
-    def write(graph: torch.nn.Module, spec: InputSpec, disagreement: bool, path: Path) -> None:
-        shutil.copy(artifact / "model.onnx", path)
-        damage(path)
-
-    return write
-
-
 @pytest.mark.parametrize(("damage", "words"), [
     (perturb_weight, "not as good as the ensemble"),
     (scale_means, "not as good as the ensemble"),
+    (swap_channels, "not as good as the ensemble"),
+    (kill_a_head, "not as good as the ensemble"),
     (rename_output, "outputs are mask"),
     (fix_batch, "inputs are image"),
 ])
@@ -179,7 +139,8 @@ def test_the_gate_sees_every_kind_of_wrong(change: Callable[[np.ndarray, Outputs
                                            tiny_artifact: Path, phantoms: Path, tmp_path: Path,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
-    monkeypatch.setattr(pipeline, "open_model", lambda model: Wrapped(OnnxRuntimeEngine(model, "cpu"), change))
+    monkeypatch.setattr(pipeline, "open_model",
+                        lambda model, precision="fp32": Wrapped(OnnxRuntimeEngine(model, "cpu"), change))
     with pytest.raises(GateError) as caught:
         export_run(tiny_run, tmp_path / "artifact", data=phantoms)
     assert words in str(caught.value)
@@ -193,13 +154,17 @@ def test_a_nan_does_not_pass_the_limits() -> None:
 
 @pytest.mark.parametrize(("arguments", "error", "words"), [
     ({"strategy": "magic"}, ConfigError, "known: fuse"),
+    ({"precision": "fp12"}, ConfigError, "known: fp32"),
+    ({"precision": "int8", "data": None}, ConfigError, "pass --data"),
+    ({"strategy": "distill", "data": None}, DatasetError, "--unlabelled FOLDER"),
     ({"images": 0}, ConfigError, "at least one image"),
     ({"split": "test"}, DatasetError, "none of the run's test images"),
 ])
 def test_impossible_wishes_are_refused(arguments: dict[str, object], error: type[Exception], words: str, tiny_run: Path,
                                        phantoms: Path, tmp_path: Path) -> None:
     with pytest.raises(error, match=words):
-        export_run(tiny_run, tmp_path / "artifact", data=phantoms, **arguments)  # type: ignore[arg-type]
+        export_run(tiny_run, tmp_path / "artifact", **({"data": phantoms} | arguments))  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_data_the_gate_says_that_its_images_are_synthetic(

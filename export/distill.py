@@ -1,0 +1,163 @@
+"""Strategy `distill`: a student of any width and norm learns what the ensemble says, probability and disagreement.
+
+No mask is needed, only images, so unlabelled ones serve as well. Teacher and student see the same augmented images
+("function matching": Beyer et al., CVPR 2022). A second head learns the levels' disagreement (DUDES, Landgraf et al.,
+arXiv 2303.09843).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from gazeseg_serve.contract import InputSpec
+from gazeseg_serve.errors import ConfigError, TrainingError
+from gazeseg_serve.progress import log, track
+from gazeseg_serve.training.augment import Augmenter
+from gazeseg_serve.training.checkpoint import STATE_FILE, load_checkpoint, save_checkpoint
+from gazeseg_serve.training.config import PRECISIONS, Augment, Optimiser
+from gazeseg_serve.training.data import batch_indices
+from gazeseg_serve.training.ensemble import Ensemble, Normalise, activation
+from gazeseg_serve.training.loop import rate_at
+from gazeseg_serve.training.unet import Architecture, UNet, seeded_unet
+
+from .fuse import fold_tail
+
+AUGMENT = Augment(flips=True, rotate=45.0, scale=0.25, translate=0.1, brightness=0.2, contrast=0.2, noise=0.05)
+_CHECKPOINT_EVERY = 100
+_LOG_EVERY = 100
+
+
+@dataclass(frozen=True)
+class Student:
+    """The student and its schedule; the defaults serve a CPU, where batch norm folds into the convolutions.
+
+    width, norm   as `training.unet.Architecture`
+    warm_start    begin with the weights of a level where width and norm are the run's own
+    rate          of AdamW, reached over the first tenth of the steps, then a half cosine to 1/1000 of it
+    precision     of the arithmetic, as in training: 32-true, bf16-mixed or 16-mixed
+    """
+
+    width: int = 16
+    norm: str = "batch"
+    steps: int = 2000
+    batch: int = 8
+    rate: float = 2e-3
+    seed: int = 0
+    warm_start: bool = True
+    precision: str = "bf16-mixed"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not self.rate > 0:
+            raise ConfigError(f"a student needs steps, batch and rate above 0, not {self.steps}, {self.batch}, {self.rate}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+
+    @property
+    def schedule(self) -> Optimiser:
+        return Optimiser("adamw", self.rate, self.rate / 1000, weight_decay=1e-2, warmup=0.1, steps=self.steps,
+                         batch=self.batch)
+
+
+class StudentGraph(nn.Module):
+    """uint8 `(B, H, W, C)` -> probability `(B, K, H, W)` and, with the second head, disagreement `(B, H, W)` in [0, 0.5]."""
+
+    def __init__(self, student: UNet, spec: InputSpec) -> None:
+        super().__init__()
+        self.normalise, self.network, self.classes = Normalise(spec), fold_tail(student), spec.outputs
+        self.has_disagreement = student.classifier.out_channels > spec.outputs
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        logits = self.network(self.normalise(image.permute(0, 3, 1, 2).float()))
+        probability = activation(logits[:, :self.classes])
+        return (probability, logits[:, self.classes].sigmoid() / 2) if self.has_disagreement else (probability,)
+
+
+def distil(ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNet | None = None,
+           keep: Path | None = None, device: str = "cpu") -> UNet:
+    """Train a student on uint8 `images` `(N, H, W, C)` at the ensemble's input size; returned in eval mode on the CPU.
+
+    start: a level to begin from, used where it fits. keep: a folder for the training state; a training that was
+    interrupted there goes on, a finished one is taken as it is. The result depends on the arguments and the seed alone
+    (on one machine). Raises TrainingError for a loss that is not finite, or a `keep` of other settings.
+    """
+    if not len(images):
+        raise ConfigError("a student learns from images; pass --data DATASET or --unlabelled FOLDER")
+    fabric = Fabric(accelerator=device, devices=1, precision=settings.precision)  # type: ignore[arg-type]
+    student = fabric.to_device(make_student(ensemble, settings, start)).to(memory_format=torch.channels_last)
+    teacher = fabric.to_device(ensemble).to(memory_format=torch.channels_last).eval()
+    optimiser = torch.optim.AdamW(student.parameters(), settings.rate, weight_decay=settings.schedule.weight_decay)
+    facts = asdict(settings) | {"images": len(images)}
+    first = 0
+    if keep is not None and (keep / STATE_FILE).is_file():
+        first, _ = load_checkpoint(keep, facts, student, optimiser)
+        log.info("the student of %s goes on at step %d", keep, first)
+    augment = Augmenter(AUGMENT)
+    for step in track(range(first, settings.steps), "distilling", settings.steps - first):
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, settings.schedule)
+        batch = torch.from_numpy(images[batch_indices(step, len(images), settings.batch, settings.seed)])
+        moved, _ = augment(batch.permute(0, 3, 1, 2).float() / 255, torch.zeros(len(batch), 1, *batch.shape[1:3]),
+                           seed=settings.seed * 1_000_003 + step)
+        x = ensemble.normalise(fabric.to_device(moved) * 255).contiguous(memory_format=torch.channels_last)
+        with fabric.autocast():
+            with torch.no_grad():
+                target = teacher(x).float()
+            loss = distillation_loss(student(x).float(), target)
+        if not math.isfinite(loss.item()):
+            raise TrainingError(f"the student's loss is {loss.item()} at step {step}; lower its rate, or use precision 32-true")
+        optimiser.zero_grad()
+        fabric.backward(loss)
+        optimiser.step()
+        done = step + 1
+        if done % _LOG_EVERY == 0 or done == settings.steps:
+            log.info("distilling, step %d: loss %.4f", done, loss.item())
+        if keep is not None and (done % _CHECKPOINT_EVERY == 0 or done == settings.steps):
+            save_checkpoint(keep, done, facts, [], student, optimiser)
+    ensemble.to("cpu")
+    return student.cpu().to(memory_format=torch.contiguous_format).eval()
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+    """KL(ensemble || student), up to the ensemble's own entropy, plus the same for the disagreement; a mean over pixels.
+
+    logits: the student's `(B, K, H, W)`, or `(B, K + 1, H, W)` with the disagreement's last. teacher: the levels'
+    logits `(m, B, K, H, W)`; the ensemble is the activation of their mean (Hinton et al., 2015, at temperature 1). The
+    deviation of probabilities lies in [0, 1/2], so twice it is the target of a binary cross-entropy, whose minimum is
+    the target's mean.
+    """
+    classes = teacher.shape[2]
+    target = activation(teacher.mean(dim=0))
+    if classes == 1:
+        loss = F.binary_cross_entropy_with_logits(logits[:, :1], target)
+    else:
+        loss = F.cross_entropy(logits[:, :classes], target)
+    if logits.shape[1] > classes:
+        spread = activation(teacher).std(dim=0, correction=0).mean(dim=1)
+        loss = loss + F.binary_cross_entropy_with_logits(logits[:, classes], (2 * spread).clamp(0, 1))
+    return loss
+
+
+def make_student(ensemble: Ensemble, settings: Student, start: UNet | None) -> UNet:
+    """A seeded UNet with the disagreement's head where there is more than one level, or a copy of `start` with one added."""
+    heads = ensemble.spec.outputs + (len(ensemble.levels) > 1)
+    student = seeded_unet(Architecture(settings.width, settings.norm, ensemble.spec.channels, heads), settings.seed)
+    own = ensemble.architecture
+    if start is None or not settings.warm_start or (settings.width, settings.norm) != (own.width, own.norm):
+        return student
+    log.info("the student begins with the weights of a level")
+    student.backbone.load_state_dict(start.backbone.state_dict())
+    with torch.no_grad():
+        classes = ensemble.spec.outputs
+        student.classifier.weight[:classes].copy_(start.classifier.weight)
+        assert student.classifier.bias is not None, "made with one"
+        assert start.classifier.bias is not None, "made with one"
+        student.classifier.bias[:classes].copy_(start.classifier.bias)
+    return student

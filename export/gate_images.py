@@ -1,0 +1,83 @@
+"""Which images the gate looks at, and which a student learns from: never the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gazeseg_serve.contract import InputSpec, Run
+from gazeseg_serve.dataset import Dataset, image_files
+from gazeseg_serve.errors import ConfigError, DatasetError
+from gazeseg_serve.files import sha256_file
+from gazeseg_serve.imaging import read_image, resize_image, with_channels
+from gazeseg_serve.progress import log, track
+from gazeseg_serve.training.phantoms import phantom
+
+
+@dataclass(frozen=True)
+class GateImages:
+    """names; images uint8 `(N, size, size, C)`; truths: labels `(H, W)` uint8 at the mask's own size, or None, one an image.
+
+    source: the words that say what the images are.
+    """
+
+    names: tuple[str, ...]
+    images: np.ndarray
+    truths: tuple[np.ndarray | None, ...]
+    source: str
+
+
+def gate_images(run: Run, data: Path | None, split: str, count: int) -> GateImages:
+    """At most `count` of the run's `split` in the dataset folder `data`, with their masks; without data, phantoms.
+
+    Raises ConfigError or DatasetError.
+    """
+    spec = run.input
+    if count < 1:
+        raise ConfigError("the gate needs at least one image")
+    if data is None:
+        log.warning("no --data given: the gate runs on synthetic images; pass --data DATASET to use your own")
+        rng = np.random.default_rng(0)
+        made = [with_channels(phantom(spec.size, rng)[0], spec.channels) for _ in range(count)]
+        return GateImages(tuple(f"phantom {i}" for i in range(count)), np.stack(made), (None,) * count, "synthetic images")
+    dataset = Dataset.open(data)
+    known = tuple(stem for stem in run.splits.get(split) or () if stem in dataset.images)[:count]
+    if not known:
+        raise DatasetError(f"{data} holds none of the run's {split} images; pass the dataset the run was trained on")
+    truths = tuple(dataset.mask(stem, len(spec.classes)) if stem in dataset.masks else None for stem in known)
+    return GateImages(known, _stack([dataset.images[stem] for stem in known], spec), truths, f"images of split {split}")
+
+
+def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = (), count: int | None = None) -> np.ndarray:
+    """uint8 `(N, size, size, C)`: the run's training images in `data`, then those of the folders `unlabelled`.
+
+    A file of `unlabelled` with the content of a validation or test image is left out, and said: the gate must not
+    look at what a student learned from. Raises DatasetError where a folder holds no image.
+    """
+    paths, held_out = [], set()
+    if data is not None:
+        dataset = Dataset.open(data)
+        paths = [dataset.images[stem] for stem in run.splits.get("train", ()) if stem in dataset.images]
+        held_out = {sha256_file(dataset.images[stem]) for name, stems in run.splits.items() if name != "train"
+                    for stem in stems if stem in dataset.images}
+    for folder in unlabelled:
+        found = image_files(folder) if folder.is_dir() else []
+        if not found:
+            raise DatasetError(f"{folder} holds no image; name a folder of PNG, JPEG, TIFF or DICOM files")
+        kept = [path for path in found if sha256_file(path) not in held_out]
+        if len(kept) < len(found):
+            log.warning("%d of %d images of %s are held out for validation or test and are left out",
+                        len(found) - len(kept), len(found), folder)
+        paths += kept
+    if not paths:
+        raise DatasetError("there is no image to learn from; pass --data DATASET, the one the run was trained on, or "
+                           "--unlabelled FOLDER")
+    return _stack(paths[:count], run.input)
+
+
+def _stack(paths: Sequence[Path], spec: InputSpec) -> np.ndarray:
+    size = (spec.size, spec.size)
+    return np.stack([resize_image(read_image(path, spec.channels), size) for path in track(paths, "reading", len(paths))])

@@ -1,0 +1,102 @@
+"""Lower precision of a finished graph: int8 by static quantisation, fp16 by conversion. Inputs and outputs stay as declared."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from gazeseg_serve.errors import ConfigError
+from gazeseg_serve.files import write_bytes
+
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+CALIBRATION_IMAGES = 64
+# fp32 in an fp16 graph: what comes before the first convolution, statistics (they overflow), and the activation.
+_KEEP_FP32 = ["Cast", "Sub", "Div", "ReduceMean", "InstanceNormalization", "GroupNormalization", "BatchNormalization",
+              "Sigmoid", "Softmax", "Pow", "Sqrt"]
+
+
+def to_int8(model: Path, images: np.ndarray) -> None:
+    """Replace the fp32 file `model` by one with QDQ pairs: weights int8 a channel, activations uint8 a tensor.
+
+    images: uint8 `(N, size, size, C)`, from which the activations' ranges are taken (smallest and largest). The first
+    and the last convolution stay fp32: one reads normalised pixels, the other writes logits. Raises ConfigError for a
+    graph without convolutions to quantise.
+    """
+    from onnxruntime import quantization
+
+    graph = onnx.load(model)
+    convolutions = [node.name for node in graph.graph.node if node.op_type == "Conv"]
+    if len(convolutions) < 3 or not len(images):
+        raise ConfigError("int8 needs a graph of at least three convolutions, and images to calibrate it with")
+    out = model.with_suffix(".int8.onnx")
+    with _quiet("onnxruntime", "root"):
+        quantization.quantize_static(
+            model, out, _Reader(images), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=["Conv", "LeakyRelu", "MaxPool", "Concat"],
+            nodes_to_exclude=_ends(graph.graph),
+            calibrate_method=quantization.CalibrationMethod.MinMax)
+    write_bytes(model, out.read_bytes())
+    out.unlink()
+
+
+def to_fp16(model: Path) -> None:
+    """Replace the fp32 file `model` by one whose convolutions run in fp16; for GPUs, a CPU converts back and forth."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    with _quiet("onnxruntime", "root"):
+        converted = convert_float_to_float16(onnx.load(model), keep_io_types=True, op_block_list=_KEEP_FP32)
+    onnx.checker.check_model(converted, full_check=True)
+    write_bytes(model, converted.SerializeToString())
+
+
+class _Reader:
+    """Feeds the calibration one image at a time."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._images: Iterator[np.ndarray] = iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self._images, None)
+        return None if image is None else {"image": image[None]}
+
+
+def _ends(graph: Any) -> list[str]:
+    """Names of the convolutions that read the image, and of those nothing but an activation follows."""
+    makers = {name: node for node in graph.node for name in node.output}
+    users: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+
+    def before(node: Any) -> bool:
+        found = makers.get(node.input[0])
+        return found is None or (found.op_type != "Conv" and found.op_type in ("Cast", "Sub", "Div", "Mul", "Transpose") and
+                                 before(found))
+
+    def after(node: Any) -> bool:
+        return not any(user.op_type in ("Conv", "ConvTranspose", "LeakyRelu", "MaxPool", "Concat", "BatchNormalization",
+                                        "InstanceNormalization", "GroupNormalization", "Reshape")
+                       for user in users.get(node.output[0], []))
+
+    return [node.name for node in graph.node if node.op_type == "Conv" and (before(node) or after(node))]
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """onnxruntime's tools warn through the root logger of things that hold here by construction."""
+    loggers = [logging.getLogger(None if name == "root" else name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,155 @@
+"""Distillation: its loss against a slow oracle, that a student learns, goes on where it stopped, and sees no held-out image."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gazeseg_serve.contract import InputSpec
+from gazeseg_serve.dataset import Dataset
+from gazeseg_serve.errors import ConfigError, DatasetError, TrainingError
+from gazeseg_serve.export import distill
+from gazeseg_serve.export.distill import Student, StudentGraph, distil, distillation_loss, make_student
+from gazeseg_serve.export.gate_images import learning_images
+from gazeseg_serve.export.strategies import eager_student
+from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
+from gazeseg_serve.training.unet import Architecture
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+TINY = Student(width=4, steps=4, batch=2, precision="32-true")
+
+
+def ensemble_of(classes: int = 1, levels: int = 2) -> Ensemble:
+    spec = InputSpec(32, classes=tuple(f"class {i}" for i in range(classes)))
+    ensemble = Ensemble(Architecture(4, "batch", 3, spec.outputs), spec, range(levels)).eval()
+    with torch.no_grad():  # untrained nets answer 0.5 everywhere; make them say something
+        for level in ensemble.levels:
+            level.classifier.weight.mul_(20)
+    return ensemble
+
+
+def test_the_loss_of_one_class_is_the_sum_over_pixels_of_two_cross_entropies() -> None:
+    logits, teacher = torch.randn(2, 2, 4, 4), 3 * torch.randn(3, 2, 1, 4, 4)
+    wanted = 0.0
+    for b in range(2):
+        for y in range(4):
+            for x in range(4):
+                z = [float(teacher[m, b, 0, y, x]) for m in range(3)]
+                each = [1 / (1 + np.exp(-v)) for v in z]
+                for target, logit in ((1 / (1 + np.exp(-np.mean(z))), logits[b, 0, y, x]),
+                                      (2 * float(np.std(each)), logits[b, 1, y, x])):
+                    p = 1 / (1 + np.exp(-float(logit)))
+                    wanted -= target * np.log(p) + (1 - target) * np.log(1 - p)
+    assert float(distillation_loss(logits, teacher)) == pytest.approx(wanted / 32, rel=1e-5)
+
+
+def test_the_loss_of_several_classes_is_least_at_the_ensemble() -> None:
+    teacher = torch.randn(1, 2, 3, 4, 4)
+    best = distillation_loss(teacher[0], teacher)
+    p = teacher[0].softmax(dim=1)
+    assert float(best) == pytest.approx(float(-(p * p.log()).sum(dim=1).mean()), rel=1e-5)
+    for _ in range(5):
+        assert distillation_loss(teacher[0] + 0.3 * torch.randn_like(teacher[0]), teacher) > best
+
+
+@pytest.mark.parametrize(("classes", "levels", "heads"), [(1, 2, 2), (1, 1, 1), (3, 2, 5)])
+def test_a_student_has_a_head_for_each_output_of_the_contract(classes: int, levels: int, heads: int) -> None:
+    ensemble = ensemble_of(classes, levels)
+    student = make_student(ensemble, TINY, None).eval()
+    assert student.classifier.out_channels == heads
+    graph = StudentGraph(student, ensemble.spec).eval()
+    with torch.no_grad():
+        outputs = graph(torch.from_numpy(IMAGES[:2]))
+    wanted = eager_student(student, graph)(IMAGES[:2])
+    np.testing.assert_allclose(outputs[0], wanted.probability, atol=1e-5)
+    assert outputs[0].shape == (2, ensemble.spec.outputs, 32, 32)
+    assert len(outputs) == 1 + (levels > 1)
+    if levels > 1:
+        np.testing.assert_allclose(outputs[1], wanted.disagreement, atol=1e-5)
+        assert 0 <= float(outputs[1].min()) <= float(outputs[1].max()) <= 0.5
+
+
+def test_a_warm_start_answers_as_the_level_it_began_with() -> None:
+    ensemble = ensemble_of()
+    x = torch.randn(1, 3, 32, 32)
+    student = make_student(ensemble, TINY, ensemble.levels[1]).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(student(x)[:, :1], ensemble.levels[1](x))
+    cold = make_student(ensemble, dataclasses.replace(TINY, norm="group"), ensemble.levels[1])
+    assert any(isinstance(module, nn.GroupNorm) for module in cold.modules())
+
+
+def test_a_student_comes_nearer_to_its_teacher() -> None:
+    ensemble = ensemble_of()
+    settings = Student(width=4, steps=40, batch=4, rate=1e-2, precision="32-true")
+
+    def gap(student: nn.Module) -> float:
+        x = ensemble.normalise(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float())
+        with torch.no_grad():
+            return float((student(x)[:, :1].sigmoid() - ensemble(x).mean(0).sigmoid()).abs().mean())
+
+    assert gap(distil(ensemble, IMAGES, settings)) < 0.7 * gap(make_student(ensemble, settings, None).eval())
+
+
+def test_an_interrupted_student_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble = ensemble_of()
+    whole = distil(ensemble, IMAGES, TINY)
+    monkeypatch.setattr(distill, "_CHECKPOINT_EVERY", 1)
+    calls = iter(range(10))
+
+    def stop(*arguments: object) -> torch.Tensor:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return distillation_loss(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distill, "distillation_loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            distil(ensemble, IMAGES, TINY, keep=tmp_path)
+    resumed = distil(ensemble, IMAGES, TINY, keep=tmp_path)
+    for name, value in resumed.state_dict().items():
+        torch.testing.assert_close(value, whole.state_dict()[name], rtol=0, atol=0)
+    with pytest.raises(TrainingError, match="another config"):
+        distil(ensemble, IMAGES, dataclasses.replace(TINY, rate=1e-4), keep=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training() -> None:
+    ensemble = ensemble_of()
+    with torch.no_grad():
+        ensemble.levels[0].classifier.bias.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="at step 0"):
+        distil(ensemble, IMAGES, TINY)
+
+
+def test_impossible_students_are_refused() -> None:
+    with pytest.raises(ConfigError, match="above 0"):
+        Student(steps=0)
+    with pytest.raises(ConfigError, match="unknown precision"):
+        Student(precision="int3")
+    with pytest.raises(ConfigError, match="learns from images"):
+        distil(ensemble_of(), IMAGES[:0], TINY)
+
+
+def test_a_student_never_learns_from_what_the_gate_looks_at(tiny_run: Path, phantoms: Path, tmp_path: Path,
+                                                            caplog: pytest.LogCaptureFixture) -> None:
+    run, _ = load_ensemble(tiny_run)
+    dataset = Dataset.open(phantoms)
+    held_out = run.splits["val"][0]
+    shutil.copy(dataset.images[held_out], tmp_path / "renamed.png")
+    shutil.copy(dataset.images[run.splits["train"][0]], tmp_path / "other.png")
+    caplog.set_level(logging.WARNING, "gazeseg_serve")
+    images = learning_images(run, phantoms, [tmp_path])
+    assert len(images) == len(run.splits["train"]) + 1
+    assert "1 of 2 images" in caplog.text
+    with pytest.raises(DatasetError, match="holds no image"):
+        learning_images(run, phantoms, [tmp_path / "nowhere"])
+    with pytest.raises(DatasetError, match="no image to learn from"):
+        learning_images(run, None)

@@ -1,0 +1,159 @@
+"""Each strategy makes what it says, and each gate fails for a graph or a network that is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from damage import kill_a_head, made_before, perturb_weight, scale_means, swap_channels
+from safetensors.torch import save
+
+from gazeseg_serve.contract import Artifact, InputSpec, Run
+from gazeseg_serve.errors import ConfigError, GateError
+from gazeseg_serve.export import pipeline
+from gazeseg_serve.export.distill import Student
+from gazeseg_serve.export.fidelity import Limits
+from gazeseg_serve.export.pipeline import export_run
+from gazeseg_serve.export.single import average, best_level
+from gazeseg_serve.files import sha256
+from gazeseg_serve.predictor import Predictor
+from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
+from gazeseg_serve.training.unet import Architecture, seeded_unet
+
+ANYTHING = Limits(max_dice_loss=1.0, min_agreement=0.0)
+QUICK = Student(width=4, steps=2, batch=2, precision="32-true")
+LOSSY = ("average", "best-level", "distill")
+
+
+def ensemble_of(seeds: tuple[int, ...]) -> Ensemble:
+    return Ensemble(Architecture(4, "batch"), InputSpec(32), seeds).eval()
+
+
+def test_the_average_is_the_mean_of_every_weight() -> None:
+    ensemble = ensemble_of((0, 1, 2))
+    (found,) = average(ensemble).levels
+    for name, value in found.named_parameters():
+        slow = sum(dict(level.named_parameters())[name] for level in ensemble.levels) / 3
+        torch.testing.assert_close(value, slow, rtol=0, atol=1e-6)
+    assert found.training is False
+
+
+def test_the_average_of_equals_is_the_same_network() -> None:
+    ensemble, x = ensemble_of((5, 5)), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(average(ensemble)(x)[0], ensemble(x)[1], rtol=0, atol=1e-6)
+
+
+def with_dice(run: Run, *values: float | None) -> Run:
+    metrics = [{} if value is None else {"val_dice": value} for value in values]
+    levels = tuple(dataclasses.replace(level, metrics=m) for level, m in zip(run.levels, metrics, strict=True))
+    return dataclasses.replace(run, levels=levels)
+
+
+def test_the_best_level_is_the_one_with_the_highest_dice(tiny_run: Path) -> None:
+    run, ensemble = load_ensemble(tiny_run)
+    for values, wanted in (((0.2, 0.7), 1), ((0.7, 0.2), 0)):
+        index, single = best_level(with_dice(run, *values), ensemble)
+        assert index == wanted
+        assert single.levels[0] is ensemble.levels[wanted]
+    with pytest.raises(ConfigError, match="no validation Dice"):
+        best_level(with_dice(run, 0.7, None), ensemble)
+
+
+@pytest.fixture(scope="module")
+def lively_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_run`, which calls every pixel the same after three steps, with untrained networks that say something."""
+    run, ensemble = load_ensemble(tiny_run)
+    out, x = tmp_path_factory.mktemp("lively"), torch.randn(8, 3, 32, 32)
+    levels = []
+    for i, level in enumerate(run.levels):
+        network = seeded_unet(ensemble.architecture, i).eval()
+        with torch.no_grad():
+            network.classifier.weight.mul_(100)
+            network.classifier.bias.sub_(network(x).mean())
+        weights = save(network.state_dict())
+        (out / level.weights).write_bytes(weights)
+        levels.append(dataclasses.replace(level, sha256=sha256(weights)))
+    dataclasses.replace(run, levels=tuple(levels)).save(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(lively_run: Path, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """strategy -> its artifact, exported once with limits that let anything pass."""
+    root = tmp_path_factory.mktemp("strategies")
+
+    def get(strategy: str) -> Path:
+        if not (root / strategy).exists():
+            export_run(lively_run, root / strategy, strategy, phantoms, limits=ANYTHING, student=QUICK)
+        return root / strategy
+
+    return get
+
+
+@pytest.mark.parametrize("strategy", LOSSY)
+def test_the_artifact_says_what_was_measured(strategy: str, exported: Callable[[str], Path], phantoms: Path) -> None:
+    folder = exported(strategy)
+    artifact = Artifact.load(folder)
+    assert (artifact.strategy, artifact.precision) == (strategy, "fp32")
+    assert artifact.has_disagreement == (strategy == "distill")
+    parity = artifact.parity
+    assert parity["graph"]["max_difference"] < 1e-3
+    truth = parity["truth"]
+    assert truth["images"] == parity["images"] == 2
+    assert truth["dice_loss"] == pytest.approx(truth["dice_ensemble"] - truth["dice_graph"])
+    assert truth["dice_loss_low"] <= truth["dice_loss"] <= truth["dice_loss_high"]
+    recorded = json.loads((folder / "parity.json").read_text())
+    assert recorded["min_agreement"] == 0.0
+    assert np.mean(recorded["agreement_by_image"]) == pytest.approx(parity["agreement"])
+    assert (folder / "report.html").read_text().count("<img") >= 2
+    image = np.full((40, 60, 3), 90, np.uint8)
+    assert Predictor.open(folder, device="cpu").predict(image).mask().shape == (40, 60)
+
+
+@pytest.mark.parametrize("damage", [perturb_weight, swap_channels, scale_means, kill_a_head])
+@pytest.mark.parametrize("strategy", LOSSY)
+def test_a_damaged_graph_fails_whatever_the_limits(strategy: str, damage: Callable[[Path], None], lively_run: Path,
+                                                   phantoms: Path, exported: Callable[[str], Path], tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported(strategy), damage))
+    with pytest.raises(GateError, match="not as good"):
+        export_run(lively_run, tmp_path / "artifact", strategy, phantoms, limits=ANYTHING, student=QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("strategy", LOSSY)
+def test_a_network_that_answers_otherwise_fails_and_says_its_figures(
+        strategy: str, lively_run: Path, phantoms: Path, exported: Callable[[str], Path], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported(strategy)))
+    caplog.set_level(logging.INFO, "gazeseg_serve")
+    with pytest.raises(GateError, match="mean agreement"):
+        export_run(lively_run, tmp_path / "artifact", strategy, phantoms, limits=Limits(1.0, 1.0), student=QUICK)
+    assert "agreement 0." in caplog.text
+    assert "loss" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_seed_gives_the_same_student(exported: Callable[[str], Path], lively_run: Path, phantoms: Path,
+                                              tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph of the first export equals the networks of the second, or the gate would say so."""
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("distill")))
+    artifact = export_run(lively_run, tmp_path / "a", "distill", phantoms, limits=ANYTHING, student=QUICK)
+    assert artifact.parity["graph"]["max_difference"] < 1e-5
+    with pytest.raises(GateError, match="not as good"):
+        export_run(lively_run, tmp_path / "b", "distill", phantoms, limits=ANYTHING,
+                   student=dataclasses.replace(QUICK, seed=1, warm_start=False))
+
+
+def test_a_report_without_pictures_shows_none(exported: Callable[[str], Path], lively_run: Path, phantoms: Path,
+                                              tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("average")))
+    export_run(lively_run, tmp_path / "a", "average", phantoms, limits=ANYTHING, pictures=False)
+    assert "<img" not in (tmp_path / "a" / "report.html").read_text()

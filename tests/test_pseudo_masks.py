@@ -270,7 +270,9 @@ def test_a_number_of_jobs_that_makes_no_sense_is_an_error(phantoms, tmp_path, jo
 def test_a_run_that_is_killed_goes_on_where_it_stopped(tmp_path, sent):
     data = write_phantoms(tmp_path / "data", 14, 128)
     command = [sys.executable, "-m", "gazeseg_serve", "masks", str(data), "--out", str(tmp_path / "out"), "--jobs", "2"]
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
+    # A shell starts its background jobs deaf to SIGINT, and they hand that on: hear it again.
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as run:
         records = tmp_path / "out" / "records"
         give_up = time.monotonic() + 60
         while time.monotonic() < give_up and run.poll() is None and len(list(records.glob("p*.json"))) < 2:

@@ -51,6 +51,20 @@ class AdaptiveBatching:
         self._cork.shutdown()
 
 
+class Described(bentoml.Service[Any]):
+    """A service that tells BentoML's own clients of the routes, which are not BentoML's, by its /schema.json."""
+
+    def schema(self) -> dict[str, Any]:
+        image = {"type": "object", "properties": {"image": {"type": "file"}}, "required": ["image"]}
+        routes = [
+            {"name": "segment", "route": "/v1/segment", "batchable": False, "input": image,
+             "output": {"type": "string", "format": "binary"}},
+            {"name": "describe", "route": "/v1/segment?output=json", "batchable": False, "input": image,
+             "output": {"type": "object"}},
+        ]
+        return {"name": self.name, "type": "service", "routes": routes}
+
+
 def _give_up() -> NoReturn:
     raise busy("overloaded", "the image waited too long for the engine; try again")
 
@@ -78,6 +92,7 @@ def build(settings: Settings) -> bentoml.Service[Any]:
 
     return bentoml.service(
         name="gazeseg",
+        service_class=Described,
         workers=settings.workers,
         # The service has its own time limit, metrics and access log; BentoML's would label them by raw path.
         traffic={"timeout": settings.read_seconds + settings.timeout_seconds + 30},

@@ -30,7 +30,7 @@ def encoded(suffix: str = ".png", pixels: np.ndarray = PIXELS) -> bytes:
     return data.tobytes()
 
 
-def wait_until_ready(client: TestClient, seconds: float = 30) -> None:
+def wait_until_ready(client: TestClient, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while client.get("/readyz").status_code != 200:
         assert time.monotonic() < end, "the service did not become ready"
@@ -71,7 +71,7 @@ class Running:
         found = [line.rsplit(" ", 1) for line in lines if line.startswith("gazeseg_batch_size_bucket")]
         return {name.split('le="')[1].split('"')[0]: float(value) for name, value in found}
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
+    def wait_until_ready(self, seconds: float = 240) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert self.process.poll() is None, self.log.read_text()

@@ -1,0 +1,47 @@
+"""Peer: what one writes around the paper's release. FastAPI and the eager PyTorch ensemble at its full size.
+
+    uvicorn peers.torch_server:app --port 3000
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from gazeseg_serve.imaging import decode_image, encode_png, resize_image
+from gazeseg_serve.training.ensemble import Ensemble
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from made_models import LEVELS, PAPER
+
+app = FastAPI()
+architecture, spec = PAPER
+ensemble = Ensemble(architecture, spec, LEVELS).eval()
+
+
+@app.post("/v1/segment")
+async def segment(request: Request) -> Response:
+    body = await request.body()
+
+    def work() -> bytes:
+        image = decode_image(body)
+        small = resize_image(image, (spec.size, spec.size))
+        with torch.inference_mode():
+            x = ensemble.normalise(torch.from_numpy(small).permute(2, 0, 1)[None].float())
+            logits = ensemble(x).mean(dim=0)[0, 0].numpy()
+        full = cv2.resize(logits, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return encode_png((full >= 0).astype(np.uint8), bilevel=True)
+
+    return Response(await run_in_threadpool(work), media_type="image/png")
+
+
+@app.get("/readyz")
+def ready() -> dict[str, bool]:
+    return {"ready": True}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -52,10 +53,11 @@ def _finish(lines: list[str], result: dict[str, Any], as_json: bool) -> None:
 
 @app.command()
 def serve(
-    artifact: Annotated[Path | None, typer.Argument(help="Artifact folder; default: GAZESEG_ARTIFACT.")] = None,
+    artifact: Annotated[Path | None, typer.Argument(
+        help="Artifact folder; default: GAZESEG_ARTIFACT, else the model of the package.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 3000,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or tensorrt.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, tensorrt or openvino.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="One more model, as NAME=FOLDER; may be repeated.")] = None,
     api_key: Annotated[list[str] | None, typer.Option(help="A key that clients must send; may be repeated.")] = None,
     api_keys_file: Annotated[Path | None, typer.Option(help="A file of keys, one a line.")] = None,
@@ -68,8 +70,11 @@ def serve(
     """
     for module in ("pydantic_settings", "fastapi", "prometheus_client"):
         require(module, "serve")
+    from .default_model import default_artifact
     from .service.launch import serve as run
 
+    if artifact is None and not (model or os.environ.get("GAZESEG_ARTIFACT") or os.environ.get("GAZESEG_MODELS")):
+        artifact = default_artifact()
     run({"artifact": artifact, "device": device, "models": ",".join(model) if model else None, "workers": workers,
          "api_keys": ",".join(api_key) if api_key else None, "api_keys_file": api_keys_file, "max_queue": max_queue},
         host, port)
@@ -146,6 +151,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
     strategy: Annotated[str, typer.Option(help="fuse (all levels, exact), average, best-level or distill.")] = "fuse",
+    format: Annotated[str, typer.Option(help="onnx; or triton: a model repository, of an artifact given for RUN.")] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, int8, fp16 (GPUs) or bf16 (OpenVINO).")] = "fp32",
     data: Annotated[Path | None, typer.Option(help="Dataset folder whose validation images the gate uses.")] = None,
     images: Annotated[int | None, typer.Option(help="Images of the gate at most; default: 32, or 200 if lossy.")] = None,
@@ -169,6 +175,13 @@ def export(
     Example: gazeseg-serve export runs/small --data kvasir --strategy distill --out artifacts/small
     """
     require("onnx", "export")
+    if format == "triton":
+        from .export.triton import write_triton
+
+        folder = write_triton(run, out)
+        return _finish([f"wrote {folder}", f"next: tritonserver --model-repository {out}"], {"model": str(folder)}, as_json)
+    if format != "onnx":
+        raise typer.BadParameter(f"unknown format {format!r}; known: onnx, triton")
     from .export.distill import Student
     from .export.fidelity import Limits
     from .export.parity import Tolerance
@@ -192,12 +205,65 @@ def export(
 
 
 @app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Annotated[Path, typer.Option(help="Dataset folder whose validation images are used.")],
+    out: Annotated[Path, typer.Option(help="Folder for compare.html and compare.json.")],
+    strategies: Annotated[str, typer.Option(help="Which, by commas.")] = "fuse,average,best-level,distill",
+    keep: Annotated[Path | None, typer.Option(help="distill: folder of the student's state, taken up where it is.")] = None,
+    unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
+    width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
+    steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
+    rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
+    threads: Annotated[int, typer.Option(help="CPU threads of each engine; 0: all cores.")] = 0,
+    seconds: Annotated[float, typer.Option(help="How long each is timed.")] = 2.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure every strategy and precision of a run in one go, and say which to take.
+
+    Example: gazeseg-serve compare runs/small --data kvasir --out build/compare
+    """
+    require("onnx", "export")
+    from .export.compare import compare as run_comparison
+    from .export.distill import Student
+
+    names = [name.strip() for name in strategies.split(",")]
+    result = run_comparison(run, data, out, Student(width, steps=steps, rate=rate), unlabelled or (), keep,
+                            strategies=names, threads=threads, seconds=seconds)
+    _finish([*result.lines(), f"take {result.recommended}: {result.reason}", f"report: {out / 'compare.html'}"],
+            result.as_dict(), as_json)
+
+
+@app.command()
+def bench(
+    artifact: Annotated[Path | None, typer.Argument(help="Artifact folder; default: the model of the package.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt or openvino.")] = "auto",
+    batches: Annotated[str, typer.Option(help="Batch sizes, by commas.")] = "1,8",
+    threads: Annotated[str, typer.Option(help="CPU threads, by commas; default: one, and all cores.")] = "",
+    seconds: Annotated[float, typer.Option(help="How long each setting is timed.")] = 2.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time an artifact by batch size and threads, beside what this machine can do; the last line of --json is JSON.
+
+    Example: gazeseg-serve bench artifacts/small --batches 1,8 --threads 1,2 --json
+    """
+    require("onnx", "export")
+    from .default_model import default_artifact
+    from .export.bench import bench as run_bench
+    from .export.bench import parse_counts
+
+    result = run_bench(artifact or default_artifact(), device, parse_counts(batches), parse_counts(threads), seconds)
+    _finish(result.lines(), result.as_dict(), as_json)
+
+
+@app.command()
 def predict(
-    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files or folders; - reads one image from standard input.")],
+    inputs: Annotated[list[Path], typer.Argument(
+        metavar="[ARTIFACT] IMAGES...",
+        help="Artifact folder (default: the model of the package), then image files or folders; - is standard input.")],
     out: Annotated[Path, typer.Option(help="Folder for the masks, one PNG an image.")],
     threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Default: the artifact's own.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or tensorrt.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt or openvino.")] = "auto",
     as_json: JsonFlag = False,
 ) -> None:
     """Segment images: masks in their own geometry.
@@ -205,7 +271,12 @@ def predict(
     Example: gazeseg-serve predict artifacts/small photos/ --out masks/
     """
     from .bulk import predict_files
+    from .contract import is_artifact
+    from .default_model import default_artifact
 
+    artifact, images = (inputs[0], inputs[1:]) if is_artifact(inputs[0]) else (default_artifact(), inputs)
+    if not images:
+        raise typer.BadParameter(f"{artifact} is an artifact; name images for it to segment, too")
     summary = predict_files(artifact, images, out, threshold, device)
     for path, reason in summary.failures.items():
         typer.echo(f"skipped {path}: {reason}", err=True)

@@ -68,13 +68,19 @@ def test_the_best_level_is_the_one_with_the_highest_dice(tiny_run: Path) -> None
 
 @pytest.fixture(scope="module")
 def lively_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `tiny_run`, which calls every pixel the same after three steps, with untrained networks that say something."""
+    """As `tiny_run`, which calls every pixel the same after three steps, with untrained networks that say something.
+
+    They are near one another, as levels of a shared start are: the average of strangers answers nothing.
+    """
     run, ensemble = load_ensemble(tiny_run)
     out, x = tmp_path_factory.mktemp("lively"), torch.randn(8, 3, 32, 32)
     levels = []
     for i, level in enumerate(run.levels):
-        network = seeded_unet(ensemble.architecture, i).eval()
+        network = seeded_unet(ensemble.architecture, 0).eval()
+        generator = torch.Generator().manual_seed(i)
         with torch.no_grad():
+            for weight in network.parameters():
+                weight += 0.1 * weight.std(correction=0) * torch.randn(weight.shape, generator=generator)
             network.classifier.weight.mul_(100)
             network.classifier.bias.sub_(network(x).mean())
         weights = save(network.state_dict())

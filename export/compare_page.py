@@ -1,0 +1,59 @@
+"""The page of `compare`: one table, one plot of cost against quality, one recommendation."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from gazeseg_serve.pictures import data_uri, page, table
+
+from .candidate import Candidate, Comparison, pareto
+from .fidelity import Limits
+
+_HEADER = ("what", "held", "Dice", "loss", "95 % from", "to", "agreement", "worst 5 %", "ms, batch 1", "p95", "ms, batch 8",
+           "p95", "times", "MB, peak", "MB, file", "GFLOP")
+
+
+def comparison_page(result: Comparison, limits: Limits) -> str:
+    eager = result.candidates[0]
+    rule = f"loss of mean Dice at most {limits.max_dice_loss:g}" if limits.min_agreement is None else (
+        f"loss of mean Dice at most {limits.max_dice_loss:g}, agreement at least {limits.min_agreement:g}")
+    body = (f"<p><strong>Take <code>{html.escape(result.recommended)}</code></strong>: {html.escape(result.reason)}.</p>"
+            f"<p>On {html.escape(result.source)}; {rule}. Times are medians of the engine alone, on this machine; "
+            "<em>times</em> is the ensemble's median at batch 1 over this one's. fp16 is for GPUs: a CPU converts it.</p>"
+            + table(_HEADER, [table_row(c, eager) for c in result.candidates])
+            + f'<img alt="time of one image against quality" src="{data_uri(pareto_plot(result.candidates))}">')
+    return page("Strategies and precisions compared", body)
+
+
+def table_row(c: Candidate, eager: Candidate) -> tuple[object, ...]:
+    """The cells of `_HEADER`; an empty one was not measured."""
+    truth = None if c.fidelity is None else c.fidelity.truth
+    dice: tuple[object, ...] = ("",) * 4 if truth is None else (
+        truth.dice_graph, truth.dice_loss, truth.dice_loss_low, truth.dice_loss_high)
+    agreement: tuple[object, ...] = ("", "") if c.fidelity is None else (c.fidelity.agreement, c.fidelity.agreement_worst)
+    one, eight = c.timings[1], c.timings[8]
+    return (c.name, "yes" if c.held else "no", *dice, *agreement, 1000 * one.median, 1000 * one.p95, 1000 * eight.median,
+            1000 * eight.p95, eager.timings[1].median / one.median,
+            "" if c.peak_memory is None else c.peak_memory / 1e6, c.file_bytes / 1e6, c.flops / 1e9)
+
+
+def pareto_plot(candidates: Sequence[Candidate]) -> np.ndarray:
+    """RGB `(H, W, 3)` uint8: one dot a candidate, hollow where the limits do not hold; the front as a line."""
+    figure = Figure(figsize=(9, 4.6), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for c in candidates:
+        x, y = 1000 * c.timings[1].median, c.quality()
+        axes.scatter(x, y, s=36, color="#0077b6" if c.held else "none", edgecolors="#0077b6")
+        axes.annotate(c.name, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
+    front = pareto(candidates)
+    axes.plot([1000 * c.timings[1].median for c in front], [c.quality() for c in front], color="#c1121f", lw=1, zorder=0)
+    axes.set(xscale="log", xlabel="median ms of one image (log scale)", ylabel="mean Dice, or agreement without masks")
+    axes.grid(alpha=0.3)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])

@@ -1,0 +1,67 @@
+"""A Triton model repository from an artifact: `NAME/config.pbtxt` and `NAME/1/model.onnx`.
+
+Field names and meanings are those of Triton's `model_config.proto` (message ModelConfig, version 2 API).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from gazeseg_serve.contract import MODEL_FILE, Artifact, Tensor
+from gazeseg_serve.errors import ConfigError
+from gazeseg_serve.files import staged_folder, write_text
+
+CONFIG_FILE = "config.pbtxt"
+_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
+_QUEUE_DELAY = 2000  # microseconds a request may wait for others
+
+
+def write_triton(artifact_folder: Path, out: Path, name: str = "gazeseg", max_batch: int = 8, gpu: bool = True) -> Path:
+    """Write the repository folder `out` with one model `name`; returns the model's folder.
+
+    gpu: an instance a GPU; else two on the CPU. The folder appears whole or not at all. Raises ContractError for an
+    artifact that changed or an `out` that holds something else, ConfigError for a name or batch that Triton refuses.
+    """
+    if not name.replace("_", "").replace("-", "").isalnum() or max_batch < 1:
+        raise ConfigError(f"a Triton model needs a name of letters, digits, _ and -, and a batch from 1 up, not {name!r} "
+                          f"and {max_batch}")
+    artifact = Artifact.load(artifact_folder)
+    with staged_folder(out, f"{name}/{CONFIG_FILE}") as folder:
+        version = folder / name / "1"
+        version.mkdir(parents=True)
+        shutil.copy(artifact_folder / artifact.model, version / MODEL_FILE)
+        write_text(folder / name / CONFIG_FILE, triton_config(artifact, name, max_batch, gpu))
+    return out / name
+
+
+def triton_config(artifact: Artifact, name: str, max_batch: int, gpu: bool) -> str:
+    """The text of config.pbtxt: the declared tensors without their batch axis, batching, instances and a warm-up."""
+    (image,) = artifact.inputs
+    batches = ", ".join(str(size) for size in (2, 4, 8, 16, 32, 64) if size < max_batch)
+    preferred = f"preferred_batch_size: [ {batches}, {max_batch} ]" if batches else f"preferred_batch_size: [ {max_batch} ]"
+    instances = "count: 1 kind: KIND_GPU" if gpu else "count: 2 kind: KIND_CPU"
+    zeros = f'{{ key: "{image.name}" value {{ data_type: {_TYPES[image.dtype]} {_dims(image)} zero_data: true }} }}'
+    warm_ups = "\n".join(f'model_warmup {{ name: "batch of {size}" batch_size: {size} inputs {zeros} }}'
+                         for size in dict.fromkeys((1, max_batch)))
+    outputs = "\n".join(f"output {_tensor(tensor)}" for tensor in artifact.outputs)
+    return f"""name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {max_batch}
+input {_tensor(image)}
+{outputs}
+dynamic_batching {{ {preferred} max_queue_delay_microseconds: {_QUEUE_DELAY} }}
+instance_group {{ {instances} }}
+{warm_ups}
+parameters {{ key: "artifact_id" value {{ string_value: "{artifact.id}" }} }}
+parameters {{ key: "classes" value {{ string_value: "{', '.join(artifact.input.classes)}" }} }}
+parameters {{ key: "threshold" value {{ string_value: "{artifact.threshold:g}" }} }}
+"""
+
+
+def _tensor(tensor: Tensor) -> str:
+    return f'{{ name: "{tensor.name}" data_type: {_TYPES[tensor.dtype]} {_dims(tensor)} }}'
+
+
+def _dims(tensor: Tensor) -> str:
+    return f"dims: [ {', '.join(str(size) for size in tensor.axes[1:])} ]"

@@ -52,8 +52,24 @@ def to_fp16(model: Path) -> None:
 
     with _quiet("onnxruntime", "root"):
         converted = convert_float_to_float16(onnx.load(model), keep_io_types=True, op_block_list=_KEEP_FP32)
+    _sort(converted.graph)
+    del converted.graph.value_info[:]  # types of before; the checker infers them anew
     onnx.checker.check_model(converted, full_check=True)
     write_bytes(model, converted.SerializeToString())
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Each node after those it reads from, which ONNX wants; the conversion appends its casts at the end."""
+    made = {tensor.name for tensor in (*graph.initializer, *graph.input)} | {""}
+    waiting, ordered = list(graph.node), []
+    while waiting:
+        ready = [node for node in waiting if made.issuperset(node.input)]
+        assert ready, "a graph has no cycle"
+        ordered += ready
+        made.update(name for node in ready for name in node.output)
+        waiting = [node for node in waiting if not made.issuperset(node.output)]
+    del graph.node[:]
+    graph.node.extend(ordered)
 
 
 class _Reader:

@@ -35,7 +35,8 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot run {model}: {str(error).splitlines()[0]}") from error
         self._request = compiled.create_infer_request()
-        self._names = [next(iter(output.get_names())) for output in compiled.outputs]
+        declared = {"probability", "disagreement"}  # an output may carry inner names beside its own
+        self._names = [next(iter(declared & set(output.get_names())), "") for output in compiled.outputs]
         self.name = f"openvino-{precision}"
 
     def run(self, batch: np.ndarray) -> Outputs:

@@ -60,3 +60,46 @@ def tiny_artifact(tiny_run: Path, phantoms: Path, tmp_path_factory: pytest.TempP
     out = tmp_path_factory.mktemp("artifact") / "artifact"
     export_run(tiny_run, out, data=phantoms)
     return out
+
+
+@pytest.fixture(scope="session")
+def lively_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_run`, which calls every pixel the same after three steps, with untrained networks that say something.
+
+    They are near one another, as levels of a shared start are: the average of strangers answers nothing.
+    """
+    import dataclasses
+
+    import torch
+    from safetensors.torch import save
+
+    from gazeseg_serve.files import sha256
+    from gazeseg_serve.training.ensemble import load_ensemble
+    from gazeseg_serve.training.unet import seeded_unet
+
+    run, ensemble = load_ensemble(tiny_run)
+    out, x = tmp_path_factory.mktemp("lively"), torch.randn(8, 3, 32, 32)
+    levels = []
+    for i, level in enumerate(run.levels):
+        network = seeded_unet(ensemble.architecture, 0).eval()
+        generator = torch.Generator().manual_seed(i)
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight += 0.1 * weight.std(correction=0) * torch.randn(weight.shape, generator=generator)
+            network.classifier.weight.mul_(100)
+            network.classifier.bias.sub_(network(x).mean())
+        weights = save(network.state_dict())
+        (out / level.weights).write_bytes(weights)
+        levels.append(dataclasses.replace(level, sha256=sha256(weights)))
+    dataclasses.replace(run, levels=tuple(levels)).save(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def lively_artifact(lively_run: Path, phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fused artifact of `lively_run`."""
+    from gazeseg_serve.export.pipeline import export_run
+
+    out = tmp_path_factory.mktemp("artifact") / "lively"
+    export_run(lively_run, out, data=phantoms)
+    return out

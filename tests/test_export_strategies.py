@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from damage import kill_a_head, made_before, perturb_weight, scale_means, swap_channels
-from safetensors.torch import save
 
 from gazeseg_serve.contract import Artifact, InputSpec, Run
 from gazeseg_serve.errors import ConfigError, GateError
@@ -21,10 +20,9 @@ from gazeseg_serve.export.distill import Student
 from gazeseg_serve.export.fidelity import Limits
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.single import average, best_level
-from gazeseg_serve.files import sha256
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
-from gazeseg_serve.training.unet import Architecture, seeded_unet
+from gazeseg_serve.training.unet import Architecture
 
 ANYTHING = Limits(max_dice_loss=1.0, min_agreement=0.0)
 QUICK = Student(width=4, steps=2, batch=2, precision="32-true")
@@ -64,30 +62,6 @@ def test_the_best_level_is_the_one_with_the_highest_dice(tiny_run: Path) -> None
         assert single.levels[0] is ensemble.levels[wanted]
     with pytest.raises(ConfigError, match="no validation Dice"):
         best_level(with_dice(run, 0.7, None), ensemble)
-
-
-@pytest.fixture(scope="module")
-def lively_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `tiny_run`, which calls every pixel the same after three steps, with untrained networks that say something.
-
-    They are near one another, as levels of a shared start are: the average of strangers answers nothing.
-    """
-    run, ensemble = load_ensemble(tiny_run)
-    out, x = tmp_path_factory.mktemp("lively"), torch.randn(8, 3, 32, 32)
-    levels = []
-    for i, level in enumerate(run.levels):
-        network = seeded_unet(ensemble.architecture, 0).eval()
-        generator = torch.Generator().manual_seed(i)
-        with torch.no_grad():
-            for weight in network.parameters():
-                weight += 0.1 * weight.std(correction=0) * torch.randn(weight.shape, generator=generator)
-            network.classifier.weight.mul_(100)
-            network.classifier.bias.sub_(network(x).mean())
-        weights = save(network.state_dict())
-        (out / level.weights).write_bytes(weights)
-        levels.append(dataclasses.replace(level, sha256=sha256(weights)))
-    dataclasses.replace(run, levels=tuple(levels)).save(out)
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -24,23 +24,23 @@ from gazeseg_serve.training.ensemble import load_ensemble
 
 
 @pytest.fixture
-def model(tiny_artifact: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(tiny_artifact / "model.onnx", tmp_path / "model.onnx"))
+def model(lively_artifact: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(lively_artifact / "model.onnx", tmp_path / "model.onnx"))
 
 
 @pytest.fixture
-def images(tiny_run: Path, phantoms: Path) -> np.ndarray:
-    return learning_images(load_ensemble(tiny_run)[0], phantoms, count=8)
+def images(lively_run: Path, phantoms: Path) -> np.ndarray:
+    return learning_images(load_ensemble(lively_run)[0], phantoms, count=8)
 
 
 def kinds(model: Path) -> list[str]:
     return [node.op_type for node in onnx.load(model).graph.node]
 
 
-def test_int8_stores_bytes_and_answers_nearly_the_same(model: Path, images: np.ndarray, tiny_artifact: Path) -> None:
-    wanted = OnnxRuntimeEngine(tiny_artifact / "model.onnx", "cpu").run(images)
+def test_int8_stores_bytes_and_answers_nearly_the_same(model: Path, images: np.ndarray, lively_artifact: Path) -> None:
+    wanted = OnnxRuntimeEngine(lively_artifact / "model.onnx", "cpu").run(images)
     to_int8(model, images)
-    check_declaration(model, Artifact.load(tiny_artifact).input, True)
+    check_declaration(model, Artifact.load(lively_artifact).input, True)
     stored = {tensor.name: tensor.data_type for tensor in onnx.load(model).graph.initializer}
     assert list(stored.values()).count(onnx.TensorProto.INT8) >= 30  # two networks of 18 inner convolutions
     found = OnnxRuntimeEngine(model, "cpu").run(images)
@@ -57,10 +57,10 @@ def test_int8_keeps_the_ends_of_the_network_in_fp32(model: Path, images: np.ndar
     assert len(plain) == 4  # first and last of two networks
 
 
-def test_fp16_halves_the_file_and_answers_nearly_the_same(model: Path, images: np.ndarray, tiny_artifact: Path) -> None:
+def test_fp16_halves_the_file_and_answers_nearly_the_same(model: Path, images: np.ndarray, lively_artifact: Path) -> None:
     before, wanted = model.stat().st_size, OnnxRuntimeEngine(model, "cpu").run(images)
     to_fp16(model)
-    check_declaration(model, Artifact.load(tiny_artifact).input, True)
+    check_declaration(model, Artifact.load(lively_artifact).input, True)
     assert model.stat().st_size < 0.7 * before
     assert np.abs(OnnxRuntimeEngine(model, "cpu").run(images).probability - wanted.probability).max() < 0.01
 
@@ -72,30 +72,30 @@ def test_a_graph_without_convolutions_is_not_quantised(tmp_path: Path, images: n
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "bf16"])
-def test_every_precision_goes_through_the_gate(precision: str, tiny_run: Path, tiny_artifact: Path, phantoms: Path,
+def test_every_precision_goes_through_the_gate(precision: str, lively_run: Path, lively_artifact: Path, phantoms: Path,
                                                tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
     if precision == "bf16":
         engine_openvino = pytest.importorskip("gazeseg_serve.engine_openvino")
         pytest.importorskip("openvino")
         if not engine_openvino.has_bf16():
             pytest.skip("this CPU has no bf16 arithmetic")
-    artifact = export_run(tiny_run, tmp_path / "artifact", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
+    artifact = export_run(lively_run, tmp_path / "artifact", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
     assert artifact.precision == precision
     assert artifact.parity["max_difference"] > artifact.parity["graph"]["max_difference"]
     assert artifact.has_disagreement
     with pytest.raises(GateError, match="mean agreement"):
-        export_run(tiny_run, tmp_path / "strict", data=phantoms, precision=precision, limits=Limits(1.0, 1.0))
+        export_run(lively_run, tmp_path / "strict", data=phantoms, precision=precision, limits=Limits(1.0, 1.0))
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
 
-def test_a_wrong_scale_is_caught(tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path,
+def test_a_wrong_scale_is_caught(lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path,
                                  monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(model: Path, images: np.ndarray) -> None:
         to_int8(model, images // 16)  # calibrated with images far too dark
 
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
     monkeypatch.setattr(pipeline, "to_int8", wrong)
     with pytest.raises(GateError):
-        export_run(tiny_run, tmp_path / "artifact", data=phantoms, precision="int8", limits=Limits(0.0, 0.999))
+        export_run(lively_run, tmp_path / "artifact", data=phantoms, precision="int8", limits=Limits(0.0, 0.999))
     assert list(tmp_path.iterdir()) == []

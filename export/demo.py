@@ -63,7 +63,7 @@ class _Scored:
 
 def demo_config(quick: bool = False) -> TrainConfig:
     """Two 8-wide UNets with propagated consistency, at a size that trains in a minute on 2 cores."""
-    steps = 60 if quick else 300
+    steps = 60 if quick else 400
     return TrainConfig(
         data=Data(size=_SIDE), levels=Levels((0.5, 0.3), shared_start=False), network=Network(8, "batch"), loss=Loss(),
         augment=Augment(flips=True, rotate=45.0, scale=0.2, translate=0.1, brightness=0.1, contrast=0.1, noise=0.02),

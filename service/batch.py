@@ -123,7 +123,7 @@ async def _segment_all(runtime: Runtime, host: ModelHost, files: list[tuple[str,
             return _Item(name, None, of_image(error))
         return _Item(name, reply, None)
 
-    return await gather_some([one(name, file) for name, file in files], runtime.settings.max_batch)
+    return await gather_some([one(name, file) for name, file in files], host.max_batch)
 
 
 def _json_lines(items: list[_Item]) -> bytes:

@@ -28,6 +28,8 @@ log = logging.getLogger("gazeseg_serve.service")
 # The dispatcher sends its first eleven batches at sizes 1, 2 and 3, whatever waits, to learn the engine's speed.
 _LEARNING_BATCHES = 11
 _WARM_UP_SECONDS = 20.0
+# On a CPU a batch is no faster than its images one by one, and the last to come waits for all of it.
+_CPU_BATCH, _GPU_BATCH = 4, 32
 
 
 @dataclass(slots=True)
@@ -71,7 +73,9 @@ class ModelHost:
                  make_batching: MakeBatching) -> None:
         self.name, self.folder = name, folder
         self._settings, self._telemetry = settings, telemetry
-        self._batching = make_batching(self._run, settings.max_batch, settings.timeout_seconds)
+        self._make_batching = make_batching
+        self._batching: Batching | None = None
+        self.max_batch = settings.max_batch
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{name}")
         self._waiting = 0
         self._largest = 0
@@ -93,6 +97,9 @@ class ModelHost:
     def load(self) -> None:
         """Open the artifact. Raises ContractError, EngineError or MissingExtraError."""
         self._predictor = Predictor.open(self.folder, self._settings.device, self._settings.threads)
+        on_gpu = any(kind in self._predictor.engine.name for kind in ("cuda", "tensorrt"))
+        self.max_batch = self._settings.max_batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)
+        self._batching = self._make_batching(self._run, self.max_batch, self._settings.timeout_seconds)
 
     async def warm_up(self) -> None:
         """Send made-up images until the dispatcher has learned and a batch of more than one has been seen."""
@@ -101,12 +108,12 @@ class ModelHost:
         for size in [1] * (_LEARNING_BATCHES - 2) + [2, 3]:
             await asyncio.gather(*[self.infer(blank) for _ in range(size)])
         started = time.perf_counter()
-        sizes = [2**power for power in range(self._settings.max_batch.bit_length())] * 3
+        sizes = [2**power for power in range(self.max_batch.bit_length())] * 3
         for size in sizes:
             await asyncio.gather(*[self.infer(blank) for _ in range(size)])
             if time.perf_counter() - started > _WARM_UP_SECONDS and self._largest > 1:
                 break
-        if self._largest <= 1 < self._settings.max_batch:
+        if self._largest <= 1 < self.max_batch:
             log.warning("model %s: no batch of more than one image was seen in the warm-up", self.name)
         self.warm = True
 
@@ -115,6 +122,7 @@ class ModelHost:
 
         Raises Problem 503 where the dispatcher gave the job up. Cancelling it takes the job out of its batch.
         """
+        assert self._batching is not None, "load comes first"
         job = Job(pixels, time.perf_counter())
         task = asyncio.ensure_future(self._batching.submit(job))
         task.add_done_callback(_retrieve)
@@ -132,7 +140,7 @@ class ModelHost:
 
     async def infer_all(self, images: Sequence[np.ndarray]) -> list[Answer]:
         """Run many prepared images, a batch's worth at a time, so that others come in between. Raises as `infer`."""
-        return await gather_some([self.infer(pixels) for pixels in images], self._settings.max_batch)
+        return await gather_some([self.infer(pixels) for pixels in images], self.max_batch)
 
     async def _run(self, jobs: Sequence[Job]) -> Sequence[Answer | None]:
         live = [job for job in jobs if not job.gone]
@@ -158,7 +166,8 @@ class ModelHost:
         self._telemetry.queue_depth.labels(self.name).set(self._waiting)
 
     def close(self) -> None:
-        self._batching.close()
+        if self._batching is not None:
+            self._batching.close()
         self._engine_thread.shutdown(wait=True)
 
 

@@ -16,6 +16,8 @@ class Settings(BaseSettings):
 
     artifact        folder of the default model
     models          more models by name, as `name=folder,name=folder`
+    max_batch       images in one run of the engine; 0: 32 on a GPU, 4 on a CPU, where larger ones are no faster and the
+                    last to come would wait for all of them
     max_queue       requests in the house at once, from the first byte to the last; over it the answer is 503
     client_share    the part of `max_queue` that one client (API key, else address) may hold; over it 429
     max_images      images in one request of the batch routes, and `max_batch_bytes` and `batch_seconds` for them all
@@ -30,7 +32,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     threads: int = Field(default=0, ge=0)
     workers: int = Field(default=1, ge=1)
-    max_batch: int = Field(default=8, ge=1, le=1024)
+    max_batch: int = Field(default=0, ge=0, le=1024)
     max_bytes: int = Field(default=32 * 2**20, ge=1024)
     max_pixels: int = Field(default=40_000_000, ge=1)
     max_queue: int = Field(default=64, ge=1)

@@ -73,7 +73,7 @@ def test_the_share_of_the_ceiling_is_work_over_time(tiny_artifact: Path) -> None
     found = bench(tiny_artifact, "cpu", (1,), (1,), 0.05)
     (timing,) = found.timings
     assert found.share(timing) == pytest.approx(found.flops / timing.median / found.ceiling[1])
-    assert 0 < found.share(timing) < 1
+    assert found.share(timing) > 0  # a busy machine may be slower while its ceiling is measured, so no upper bound
 
 
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:

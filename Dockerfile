@@ -14,13 +14,13 @@ ARG SETUP=true
 ARG ENGINE=cpu
 RUN sh -c "${SETUP}"
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY gazeseg_serve gazeseg_serve
 COPY training training
 COPY export export
 COPY service service
 RUN python3 -m venv /opt/gazeseg \
- && /opt/gazeseg/bin/pip install --no-cache-dir ".[serve,dicom,client,${ENGINE}]" \
+ && /opt/gazeseg/bin/pip install --no-cache-dir -c constraints.txt ".[serve,dicom,client,${ENGINE}]" \
  && /opt/gazeseg/bin/python -m compileall -q /opt/gazeseg/lib \
  && /opt/gazeseg/bin/gazeseg-serve --version
 

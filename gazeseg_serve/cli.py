@@ -364,6 +364,9 @@ def main() -> NoReturn:
     except GazesegError as error:
         typer.echo(f"gazeseg-serve: {error}", err=True)
         sys.exit(1)
+    except OSError as error:  # a folder that cannot be written, a full disk: the system's words name the path
+        typer.echo(f"gazeseg-serve: {error}", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("gazeseg-serve: interrupted", err=True)
         sys.exit(130)

@@ -58,6 +58,14 @@ def test_a_user_s_mistake_is_one_line_and_status_1(arguments: tuple[str, ...], w
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_folder_that_cannot_be_written_is_one_line_and_status_1(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = cli("demo", "--quick", "--out", str(tmp_path / "file" / "demo"))
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert str(tmp_path / "file").encode() in done.stderr
+
+
 def test_wrong_usage_is_status_2() -> None:
     assert cli("export").returncode == 2
     assert cli("no-such-verb").returncode == 2

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from . import __version__
-from .errors import GazesegError, require
+from .errors import GazesegError, named_extra, require
 
 app = typer.Typer(
     name="gazeseg-serve",
@@ -363,6 +363,12 @@ def main() -> NoReturn:
         app()
     except GazesegError as error:
         typer.echo(f"gazeseg-serve: {error}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        missing = named_extra(error)
+        if missing is None:
+            raise
+        typer.echo(f"gazeseg-serve: {missing}", err=True)
         sys.exit(1)
     except OSError as error:  # a folder that cannot be written, a full disk: the system's words name the path
         typer.echo(f"gazeseg-serve: {error}", err=True)

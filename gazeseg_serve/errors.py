@@ -79,3 +79,24 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"{top} is not installed; install it with: pip install 'gazeseg-serve[{extra}]'"
         ) from error
+
+
+_EXTRAS = {
+    "train": ("torch", "monai", "kornia", "lightning_fabric", "matplotlib", "pydensecrf", "pymovements", "polars",
+              "safetensors", "scipy", "tensorboard"),
+    "export": ("onnx", "onnxscript"),
+    "serve": ("bentoml", "_bentoml_impl", "fastapi", "starlette", "pycocotools", "pydantic_settings"),
+    "cpu": ("onnxruntime",),
+    "dicom": ("pydicom", "highdicom"),
+    "client": ("httpx",),
+    "openvino": ("openvino",),
+}
+
+
+def named_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """What to tell a user whose installation lacks a module: the extra that has it; None for a module of no extra."""
+    top = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in _EXTRAS.items() if top in modules), None)
+    if extra is None:
+        return None
+    return MissingExtraError(f"{top} is not installed; install it with: pip install 'gazeseg-serve[{extra}]'")

@@ -66,6 +66,24 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_status_1(tmp_path: Path
     assert str(tmp_path / "file").encode() in done.stderr
 
 
+@pytest.mark.parametrize(("arguments", "module", "extra"), [
+    (["train", "x.toml", "--data", "x", "--out", "x"], "torch", "train"),
+    (["masks", "x"], "scipy", "train"),
+    (["export", "x", "--out", "x"], "torch", "train"),
+    (["predict", "x.png", "--out", "x"], "onnxruntime", "cpu"),
+    (["serve"], "bentoml", "serve"),
+])
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(arguments: list[str], module: str, extra: str,
+                                                                    tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
+    code = (f"import sys; sys.modules[{module!r}] = None; sys.argv = ['gazeseg-serve', *{arguments!r}]\n"
+            "from gazeseg_serve.cli import main; main()")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert f"pip install 'gazeseg-serve[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_wrong_usage_is_status_2() -> None:
     assert cli("export").returncode == 2
     assert cli("no-such-verb").returncode == 2

@@ -45,7 +45,7 @@ def open_engine(folder: Path, artifact: Artifact, device: str = "auto", threads:
         return OpenVinoEngine(folder / artifact.model, "bf16" if artifact.precision == "bf16" else "f32", threads)
     from .engine_onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(folder / artifact.model, device, threads)
+    return OnnxRuntimeEngine(folder / artifact.model, device, threads, lanes=True)
 
 
 class FakeEngine:

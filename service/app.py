@@ -20,7 +20,7 @@ os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 import bentoml
 from _bentoml_impl.server import serve_http
 from bentoml._internal import server as bentoml_server
-from bentoml._internal.marshal.dispatcher import CorkDispatcher, NonBlockSema, Optimizer
+from bentoml._internal.marshal.dispatcher import CorkDispatcher, Optimizer
 
 from .drain import drain_on_sigterm
 from .edge import Edge
@@ -49,13 +49,13 @@ class NeverIdle(Optimizer):
 
 
 class AdaptiveBatching:
-    """BentoML's dispatcher: `at_once` batches at a time, of what waits when the engine is free, up to `max_batch`."""
+    """BentoML's dispatcher: one batch at a time, of what waits when the engine is free, up to `max_batch`."""
 
-    def __init__(self, run: RunBatch, max_batch: int, max_wait: float, at_once: int) -> None:
+    def __init__(self, run: RunBatch, max_batch: int, max_wait: float) -> None:
         # The latency is a deadline: jobs that cannot make it are dropped. The service's own timeout strikes first.
         self._cork: CorkDispatcher[Job, Answer | None] = CorkDispatcher(
             max_latency_in_ms=int(max_wait * 2000), max_batch_size=max_batch, fallback=_give_up,
-            shared_sema=NonBlockSema(at_once), get_batch_size=lambda job: 0 if job.gone else 1)
+            get_batch_size=lambda job: 0 if job.gone else 1)
         self._cork.optimizer = NeverIdle(self._cork.max_latency)
         self._submit = self._cork(run)
 

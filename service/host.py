@@ -1,4 +1,4 @@
-"""One artifact being served: its engine in threads of its own, behind adaptive batching, warmed up before use."""
+"""One artifact being served: its engine in a thread of its own, behind adaptive batching, warmed up before use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ _LEARNING_BATCHES = 11
 _WARM_UP_SECONDS = 20.0
 # On a CPU a batch is no faster than its images one by one, and the last to come waits for all of it.
 _CPU_BATCH, _GPU_BATCH = 4, 32
-_AT_ONCE = 2
 
 
 @dataclass(slots=True)
@@ -64,8 +63,7 @@ class Batching(Protocol):
     def close(self) -> None: ...
 
 
-# (run, images in a batch at most, seconds after which a job is given up, batches under way at once)
-MakeBatching = Callable[[RunBatch, int, float, int], Batching]
+MakeBatching = Callable[[RunBatch, int, float], Batching]
 
 
 class ModelHost:
@@ -78,7 +76,7 @@ class ModelHost:
         self._make_batching = make_batching
         self._batching: Batching | None = None
         self.max_batch = settings.max_batch
-        self._engine_threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix=f"engine-{name}")
+        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{name}")
         self._waiting = 0
         self._largest = 0
         self._predictor: Predictor | None = None
@@ -101,9 +99,7 @@ class ModelHost:
         self._predictor = Predictor.open(self.folder, self._settings.device, self._settings.threads)
         on_gpu = any(kind in self._predictor.engine.name for kind in ("cuda", "tensorrt"))
         self.max_batch = self._settings.max_batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)
-        # The next batch moves up while the last images of the one before are still computed; other engines take one call.
-        at_once = _AT_ONCE if self._predictor.engine.name == "onnxruntime-cpu" else 1
-        self._batching = self._make_batching(self._run, self.max_batch, self._settings.timeout_seconds, at_once)
+        self._batching = self._make_batching(self._run, self.max_batch, self._settings.timeout_seconds)
 
     async def warm_up(self) -> None:
         """Send made-up images until the dispatcher has learned and a batch of more than one has been seen."""
@@ -152,7 +148,7 @@ class ModelHost:
             return [None] * len(jobs)
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        outputs, seconds = await loop.run_in_executor(self._engine_threads, self._timed, [job.pixels for job in live])
+        outputs, seconds = await loop.run_in_executor(self._engine_thread, self._timed, [job.pixels for job in live])
         self._largest = max(self._largest, len(live))
         if self.warm:
             self._telemetry.batch_size.labels(self.name).observe(len(live))
@@ -172,7 +168,7 @@ class ModelHost:
     def close(self) -> None:
         if self._batching is not None:
             self._batching.close()
-        self._engine_threads.shutdown(wait=True)
+        self._engine_thread.shutdown(wait=True)
 
 
 def _retrieve(task: asyncio.Future[Answer | None]) -> None:

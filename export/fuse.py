@@ -34,22 +34,23 @@ class FusedEnsemble(nn.Module):
         return probability, centred.square().mean(dim=0).sqrt().mean(dim=1)
 
 
-def fold_tail(level: UNet) -> nn.Module:
-    """The same function with its last two 1x1 convolutions, the backbone's and the classifier, as one.
+def fold_tail(level: UNet) -> UNet:
+    """A copy that computes the same with its last two 1x1 convolutions, the backbone's and the classifier, as one.
 
     Both are linear with nothing between: C (A f + a) + c = (C A) f + (C a + c). Products are taken in float64.
     """
-    backbone = copy.deepcopy(level.backbone)
-    inner, outer = backbone.final_conv, level.classifier
+    copied = copy.deepcopy(level)
+    inner, outer = copied.backbone.final_conv, copied.classifier
     assert isinstance(inner, nn.Conv2d), "BasicUNet ends in a convolution"
     assert inner.kernel_size == (1, 1), "BasicUNet ends in a 1x1 convolution"
     a, c = inner.weight.detach().double()[:, :, 0, 0], outer.weight.detach().double()[:, :, 0, 0]
     folded = nn.Conv2d(inner.in_channels, outer.out_channels, kernel_size=1)
     assert folded.bias is not None, "made with one"
     assert inner.bias is not None, "BasicUNet's last convolution has one"
+    assert isinstance(outer, nn.Conv2d), "a level ends in a 1x1 convolution"
     assert outer.bias is not None, "made with one"
     with torch.no_grad():
         folded.weight.copy_((c @ a)[:, :, None, None])
         folded.bias.copy_(c @ inner.bias.double() + outer.bias.double())
-    backbone.final_conv = folded
-    return backbone.eval()
+    copied.backbone.final_conv, copied.classifier = folded, nn.Identity()
+    return copied.eval()

@@ -38,10 +38,11 @@ def ensemble_of(norm: str = "group", classes: int = 1, levels: int = 2) -> Ensem
     return ensemble
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("norm", NORMS)
-def test_folding_the_tail_changes_nothing(norm: str) -> None:
-    level = seeded_unet(Architecture(4, norm, outputs=3), 0).eval()
-    x = torch.randn(2, 3, 32, 32)
+def test_folding_the_tail_changes_nothing(norm: str, stride: int) -> None:
+    level = seeded_unet(Architecture(4, norm, outputs=3, stride=stride), 0).eval()
+    x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(fold_tail(level)(x), level(x), rtol=0, atol=1e-5)
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from gazeseg_serve.training.losses import consistency_loss, segmentation_loss
+from gazeseg_serve.training.losses import (
+    consistency_loss,
+    cross_loss,
+    dice_loss,
+    disputed_weights,
+    segmentation_loss,
+)
+from gazeseg_serve.training.masks_folder import IGNORE
 
 RNG = np.random.default_rng(0)
 
@@ -82,3 +89,76 @@ def test_agreement_is_rewarded() -> None:
     assert consistency_loss(sure, sure).item() == pytest.approx(-2)
     opposed = torch.stack([sure[0], -sure[0]])
     assert consistency_loss(opposed, opposed).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_ignored_pixels_teach_nothing_and_soft_targets_are_shares() -> None:
+    logits = RNG.normal(0, 2, (2, 2, 1, 3, 4))
+    targets = RNG.integers(0, 2, (2, 2, 3, 4))
+    ignored = RNG.random(targets.shape) < 0.4
+    soft = torch.from_numpy(np.where(ignored, IGNORE, targets)).float().requires_grad_(False)
+    z = torch.from_numpy(logits).requires_grad_()
+    loss = segmentation_loss(z, soft)
+    wanted = 0.0
+    for i in range(2):
+        p = 1 / (1 + np.exp(-logits[i, :, 0]))
+        each = -np.log(np.where(targets[i] == 1, p, 1 - p))
+        wanted += each[~ignored[i]].mean()
+    assert loss.item() == pytest.approx(wanted)
+    loss.backward()
+    assert z.grad is not None
+    np.testing.assert_array_equal(z.grad[:, :, 0].numpy() == 0, ignored)
+    # A share between 0 and 1 is the mixture of both labels.
+    both = [segmentation_loss(z, torch.full((2, 2, 3, 4), label)).item() for label in (0.0, 1.0)]
+    mixed = segmentation_loss(z, torch.full((2, 2, 3, 4), 0.25)).item()
+    assert mixed == pytest.approx(0.75 * both[0] + 0.25 * both[1])
+
+
+def test_labels_of_several_classes_can_be_ignored_and_a_level_without_any_adds_nothing() -> None:
+    logits = torch.from_numpy(RNG.normal(0, 1, (2, 1, 3, 2, 2)))
+    targets = torch.tensor([[[[0, 1], [2, IGNORE]]], [[[IGNORE, IGNORE], [IGNORE, IGNORE]]]], dtype=torch.uint8)
+    log_p = logits[0, 0].log_softmax(0)
+    wanted = -(log_p[0, 0, 0] + log_p[1, 0, 1] + log_p[2, 1, 0]) / 3
+    assert segmentation_loss(logits, targets).item() == pytest.approx(wanted.item())
+
+
+def test_disputed_pixels_weigh_less() -> None:
+    targets = torch.tensor([[[[0, 1, 1]]], [[[0, 1, 0]]]], dtype=torch.uint8)
+    weights = disputed_weights(targets, 0.25)
+    assert weights[:, 0, 0].tolist() == [[1.0, 1.0, 0.25]] * 2
+    logits = torch.tensor([0.3, -1.0, 2.0]).view(1, 1, 1, 1, 3).expand(2, 1, 1, 1, 3)
+    p = logits[0, 0, 0, 0].sigmoid()
+    first = -(torch.log(1 - p[0]) + torch.log(p[1]) + 0.25 * torch.log(p[2])) / 2.25
+    second = -(torch.log(1 - p[0]) + torch.log(p[1]) + 0.25 * torch.log(1 - p[2])) / 2.25
+    assert segmentation_loss(logits, targets, weights).item() == pytest.approx((first + second).item(), rel=1e-5)
+
+
+def test_dice_loss_against_the_definition() -> None:
+    logits = torch.from_numpy(RNG.normal(0, 2, (2, 3, 1, 4, 5)))
+    targets = torch.from_numpy(RNG.integers(0, 2, (2, 3, 4, 5)).astype(np.uint8))
+    targets[0, 1, 2] = IGNORE
+    wanted = 0.0
+    for i in range(2):
+        for b in range(3):
+            keep = (targets[i, b] != IGNORE).numpy()
+            p, y = logits[i, b, 0].sigmoid().numpy()[keep], targets[i, b].numpy()[keep]
+            wanted += (1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)) / 3
+    assert dice_loss(logits, targets).item() == pytest.approx(wanted)
+    # Several classes: the foreground classes' own, of their softmax probabilities.
+    several = torch.from_numpy(RNG.normal(0, 1, (1, 1, 3, 2, 2)))
+    labels = torch.tensor([[[[0, 1], [2, 1]]]], dtype=torch.uint8)
+    p = several[0, 0].softmax(0)
+    one = (2 * (p[1, 0, 1] + p[1, 1, 1]) + 1) / (p[1].sum() + 2 + 1)
+    two = (2 * p[2, 1, 0] + 1) / (p[2].sum() + 1 + 1)
+    assert dice_loss(several, labels).item() == pytest.approx(1 - (one + two).item() / 2)
+
+
+def test_only_confident_peers_teach() -> None:
+    logits = torch.tensor([[3.0, 0.5, -3.0], [0.1, 2.0, 0.2]]).view(2, 1, 1, 1, 3).requires_grad_()
+    loss = cross_loss(logits)
+    z = logits.detach()[:, 0, 0, 0]
+    # Level 1 learns from level 2 where that is sure (its second pixel), level 2 from level 1's first and last.
+    wanted = -z[0, 1].sigmoid().log() - (z[1, 0].sigmoid().log() + (1 - z[1, 2].sigmoid()).log()) / 2
+    assert loss.item() == pytest.approx(wanted.item())
+    assert cross_loss(logits[:1]).item() == 0.0
+    softmax = torch.tensor([[4.0, 0.0, 0.0], [0.0, 0.3, 0.0]]).view(2, 1, 3, 1, 1)
+    assert cross_loss(softmax).item() == pytest.approx(-softmax[1, 0].log_softmax(0)[0].item())

@@ -33,6 +33,21 @@ def test_every_architecture_goes_forward_and_back(norm: str, size: tuple[int, in
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
+@pytest.mark.parametrize("stride", [2, 4])
+def test_a_stride_makes_blocks_channels_and_enlarges_the_logits(stride: int) -> None:
+    network = seeded_unet(Architecture(4, "batch", stride=stride), 0).eval()
+    x = torch.randn(2, 3, 64, 128)
+    features = network.features(x)
+    assert features.shape == (2, 8, 64 // stride, 128 // stride)
+    # Row by row: channel c, row i and column j of a block become channel (c s + i) s + j.
+    blocks = torch.stack([x[:, c, i::stride, j::stride] for c in range(3) for i in range(stride) for j in range(stride)], 1)
+    torch.testing.assert_close(network.backbone(blocks), features)
+    torch.testing.assert_close(network(x.contiguous(memory_format=torch.channels_last)), network(x))
+    assert network(x).shape == (2, 1, 64, 128)
+    even = torch.full((1, 1, 5, 5), 0.7)
+    torch.testing.assert_close(network.enlarge(even), torch.full((1, 1, 5 * stride, 5 * stride), 0.7))
+
+
 def test_a_seed_decides_the_weights_and_leaves_the_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
@@ -42,7 +57,7 @@ def test_a_seed_decides_the_weights_and_leaves_the_generator_alone() -> None:
     assert not all(torch.equal(a[key], c[key]) for key in a)
 
 
-@pytest.mark.parametrize("arguments", [{"width": 6}, {"width": 0}, {"norm": "layer"}])
+@pytest.mark.parametrize("arguments", [{"width": 6}, {"width": 0}, {"norm": "layer"}, {"stride": 3}])
 def test_an_impossible_architecture_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Architecture(**arguments)  # type: ignore[arg-type]

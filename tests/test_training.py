@@ -24,12 +24,13 @@ from tiny import tiny_config
 from gazeseg_serve.contract import Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, TrainingError
-from gazeseg_serve.training.augment import Augmenter
+from gazeseg_serve.training import loop
+from gazeseg_serve.training.augment import Augmenter, cutmix
 from gazeseg_serve.training.config import Augment, Optimiser, TrainConfig, load_config
 from gazeseg_serve.training.data import batch_indices, pack_gaze, pack_truth
 from gazeseg_serve.training.ensemble import Ensemble
 from gazeseg_serve.training.loop import rate_at, total_loss, train, validate
-from gazeseg_serve.training.masks_folder import load_map
+from gazeseg_serve.training.masks_folder import IGNORE, load_map, soft_levels
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 
@@ -62,7 +63,9 @@ def test_overrides_take_toml_and_bare_words() -> None:
     ("levels.thresholds=[0.5, 1.0]", "between 0 and 1"), ("optimiser.steps=0", "at least 1"),
     ("data.size=50", "multiple of 16"), ("network.depth=3", "unknown field 'depth'"), ("nonsense", "KEY=VALUE"),
     ("seed.x=1", "Unknown|unknown|expected int|not a section"), ("loss.window=4", "odd"), ("precision=fp8", "32-true"),
-    ("network.width=5", "multiple of 4"), ("optimiser.restarts=[3]", "must rise"),
+    ("network.width=5", "multiple of 4"), ("network.stride=3", "1, 2, 4"), ("network.stride=4", "multiple of 64"),
+    ("data.ramp=2.0", r"in \[0, 1\]"), ("loss.dice=-1.0", "at least 0"), ("optimiser.average=1.0", r"in \[0, 1\)"),
+    ("optimiser.restarts=[3]", "must rise"),
 ])
 def test_a_wrong_value_is_named(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -121,6 +124,28 @@ def test_augmentation_moves_image_and_labels_alike() -> None:
     assert not torch.equal(moved, augment(images, labels, seed=5)[0])
 
 
+def test_cutmix_pastes_a_rectangle_with_its_targets() -> None:
+    # Each image is of its own colour, its targets too: whatever moved, they still agree.
+    colours = torch.tensor([0.1, 0.4, 0.7, 1.0]).view(4, 1, 1, 1)
+    images, targets = colours.expand(4, 3, 32, 32).clone(), colours.expand(4, 2, 32, 32).clone()
+    torch.manual_seed(0)
+    moved, labels = cutmix(images, targets, 1.0)
+    torch.testing.assert_close(moved[:, :1].expand_as(labels), labels)
+    torch.testing.assert_close(images, colours.expand(4, 3, 32, 32), msg="the originals stay")
+    for i in range(4):
+        share = (moved[i, 0] == colours[(i + 1) % 4].item()).float().mean().item()
+        assert 1 / 16 - 0.02 <= share <= 9 / 16
+        assert share + (moved[i, 0] == colours[i].item()).float().mean().item() == pytest.approx(1)
+    assert torch.equal(cutmix(images, targets, 0.0)[0], images)
+
+
+def test_soft_targets_keep_their_type_under_augmentation() -> None:
+    targets = torch.rand(2, 2, 32, 32).half()
+    _, moved = Augmenter(Augment(flips=True, rotate=20.0))(torch.rand(2, 3, 32, 32), targets, seed=1)
+    assert moved.dtype == torch.float16
+    assert ((moved > 0) & (moved < 1)).float().mean() > 0.5
+
+
 def test_no_augmentation_changes_nothing() -> None:
     images, labels = torch.rand(1, 3, 16, 16), torch.ones(1, 2, 16, 16, dtype=torch.uint8)
     found = Augmenter(Augment(flips=False))(images, labels, seed=0)
@@ -139,6 +164,20 @@ def test_packed_targets_are_the_maps_cut_at_the_network_s_size(phantoms: Path, p
     assert packed.targets[0, 0].mean() == pytest.approx((full >= 0.5).mean(), abs=0.05)
     truth = pack_truth(dataset, stems, spec)
     assert truth.targets.shape == (4, 1, 32, 32)
+
+
+def test_soft_targets_rise_over_the_ramp_and_the_band_is_ignored(phantoms: Path, phantom_masks: Path) -> None:
+    values = np.array([[0.0, 0.1, 0.3, 0.45, 0.5, 0.55, 0.7, 0.9, 1.0]], np.float32)
+    np.testing.assert_allclose(soft_levels(values, (0.5,), 0.4, 0.0)[0, 0], [0, 0, 0, 0.375, 0.5, 0.625, 1, 1, 1], atol=1e-3)
+    np.testing.assert_array_equal(soft_levels(values, (0.5,), 0.0, 0.2)[0, 0], [0, 0, 0, 255, 255, 255, 1, 1, 1])
+    assert soft_levels(values, (0.5, 0.3), 0.4, 0.0).shape == (2, 1, 9)
+    dataset, spec = Dataset.open(phantoms), tiny_config().input_spec
+    stem = next(iter(dataset.images))
+    packed = pack_gaze(dataset, (stem,), phantom_masks, spec, (0.5, 0.3), refined=False, band=0.3)
+    hard = pack_gaze(dataset, (stem,), phantom_masks, spec, (0.5, 0.3), refined=False)
+    taught = packed.targets != IGNORE
+    assert 0.5 < taught.mean() < 1
+    np.testing.assert_array_equal(packed.targets[taught], hard.targets[taught])
 
 
 def test_without_maps_the_error_names_the_command(phantoms: Path, phantom_masks: Path, tmp_path: Path) -> None:
@@ -224,6 +263,44 @@ def _toml(config: TrainConfig) -> str:
         else:
             lines.append(f"{key} = {json.dumps(value)}")
     return "\n".join(lines + sections)
+
+
+def test_averaged_weights_are_kept_and_survive_a_resume(phantoms: Path, phantom_masks: Path, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config("optimiser.average=0.9", "optimiser.steps=4", "loss.dice=1.0", "loss.cross=0.5", "loss.disputed=0.5")
+    train(config, phantoms, phantom_masks, tmp_path / "whole", device="cpu")
+    kept, seen = loop.save_checkpoint, []
+
+    def stop_after_two(*arguments: object) -> None:
+        kept(*arguments)  # type: ignore[arg-type]
+        seen.append(arguments[1])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, phantoms, phantom_masks, tmp_path / "halved", device="cpu")
+    monkeypatch.setattr(loop, "save_checkpoint", kept)
+    train(config, phantoms, phantom_masks, tmp_path / "halved", resume=True, device="cpu")
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "halved")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    last = load_file(tmp_path / "whole" / "checkpoint" / "state.safetensors")
+    name = "levels.0.classifier.weight"
+    average = last[f"model.average.{name}"]
+    assert torch.equal(a["level_1.safetensors:classifier.weight"], average)
+    assert not torch.equal(average, last[f"model.now.{name}"])
+
+
+def test_the_average_is_the_weighted_mean_of_what_came() -> None:
+    now, average = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    for value, decay in ((2.0, 0.5), (4.0, 0.75)):
+        now.weight.data.fill_(value)
+        now.running_mean.fill_(-value)  # type: ignore[union-attr]
+        now.num_batches_tracked.fill_(int(value))  # type: ignore[union-attr]
+        loop.average_weights(average, now, decay)
+    assert average.weight.item() == pytest.approx((1 * 0.5 + 2 * 0.5) * 0.75 + 4 * 0.25)
+    assert average.running_mean.item() == pytest.approx(-(2 * 0.5 * 0.75 + 4 * 0.25))  # type: ignore[union-attr]
+    assert average.num_batches_tracked.item() == 4  # type: ignore[union-attr]
 
 
 def test_resume_with_another_config_is_refused(tiny_run: Path, phantoms: Path, phantom_masks: Path, tmp_path: Path) -> None:

@@ -22,13 +22,21 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 @dataclass(frozen=True)
 class Data:
-    """size, channels, normalisation, classes: as InputSpec. maps: which of the `masks` command's maps are cut."""
+    """size, channels, normalisation, classes: as InputSpec. maps: which of the `masks` command's maps are cut.
+
+    Each level cuts them at its threshold t. With one class, the cut may be less than hard:
+
+    band    pixels whose map lies within band / 2 of t teach nothing; 0.3 about t = 0.45 ignores the range 0.3 to 0.6
+    ramp    the target rises from 0 to 1 over this width about t; 1 about t = 0.5 takes the map itself
+    """
 
     size: int = 224
     channels: int = 3
     normalisation: str = "imagenet"
     classes: tuple[str, ...] = ("lesion",)
     maps: str = "refined"
+    band: float = 0.0
+    ramp: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,19 +49,32 @@ class Levels:
 
 @dataclass(frozen=True)
 class Network:
+    """As `training.unet.Architecture`."""
+
     width: int = 64
     norm: str = "group"
+    stride: int = 1
 
 
 @dataclass(frozen=True)
 class Loss:
-    """consistency "none", "pure" or "prop" (the method); weight is lambda; the rest is LPP's."""
+    """consistency "none", "pure" or "prop" (the method); weight is lambda; similarity, window and dilation are LPP's.
+
+    Beyond the method, off by default:
+    dice        weight of the soft Dice loss beside the cross-entropy (Milletari et al., 3DV 2016)
+    disputed    weight in the segmentation loss of a pixel on which the levels' pseudo-masks disagree; 1 as any other
+    cross       weight of the cross-entropy against the other levels' confident pixels, p >= 0.8 or <= 0.2 (cross pseudo
+                supervision, Chen et al., CVPR 2021)
+    """
 
     consistency: str = "prop"
     weight: float = 3.0
     similarity: str = "cosine"
     window: int = 5
     dilation: int = 2
+    dice: float = 0.0
+    disputed: float = 1.0
+    cross: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,8 @@ class Augment:
 
     rotate      degrees either way          scale       share either way       translate   share of the side
     brightness  added, on [0, 1]            contrast    factor 1 +- this       noise       standard deviation on [0, 1]
+    saturation  factor 1 +- this            hue         turns, up to 0.5
+    cutmix      share of the images that get a rectangle of another, with its labels (Yun et al., ICCV 2019)
     """
 
     flips: bool = True
@@ -70,7 +93,10 @@ class Augment:
     translate: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
     noise: float = 0.0
+    cutmix: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +104,7 @@ class Optimiser:
     """name "sgd" (Nesterov) or "adamw". The rate rises over `warmup` (share of the cycle), then falls by a half cosine.
 
     restarts    steps at which that begins anew, each time from half the rate (Loshchilov and Hutter, ICLR 2017)
+    average     decay a step of the mean over past weights, which then is what is validated and kept; 0 keeps the last
     """
 
     name: str = "sgd"
@@ -87,6 +114,7 @@ class Optimiser:
     weight_decay: float = 4e-4
     warmup: float = 0.0
     restarts: tuple[int, ...] = ()
+    average: float = 0.0
     steps: int = 15000
     batch: int = 8
 
@@ -123,12 +151,26 @@ class TrainConfig:
         for name in ("steps", "batch"):
             if getattr(self.optimiser, name) < 1:
                 raise ConfigError(f"optimiser.{name} must be at least 1")
+        for name, value in (("data.band", self.data.band), ("data.ramp", self.data.ramp),
+                            ("augment.cutmix", self.augment.cutmix), ("loss.disputed", self.loss.disputed)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} = {value} must lie in [0, 1]")
+        for name, value in (("loss.weight", self.loss.weight), ("loss.dice", self.loss.dice), ("loss.cross", self.loss.cross)):
+            if not value >= 0:
+                raise ConfigError(f"{name} = {value} must be at least 0")
+        if not 0 <= self.optimiser.average < 1:
+            raise ConfigError(f"optimiser.average = {self.optimiser.average} must lie in [0, 1)")
+        if (self.data.ramp or self.data.band) and len(self.data.classes) > 1:
+            raise ConfigError("data.ramp and data.band are for one class; set them to 0")
         cycles = (0, *self.optimiser.restarts, self.optimiser.steps)
         if any(later <= earlier for earlier, later in itertools.pairwise(cycles)):
             raise ConfigError(f"optimiser.restarts = {list(self.optimiser.restarts)} must rise, between 0 and the steps")
         if self.evaluate_every < 1 or self.checkpoint_every < 1:
             raise ConfigError("evaluate_every and checkpoint_every must be at least 1")
         _ = self.input_spec, self.architecture  # their own checks, with their own words
+        if self.data.size % (16 * self.network.stride):
+            raise ConfigError(f"data.size {self.data.size} is not a multiple of {16 * self.network.stride}, which a network of "
+                              f"stride {self.network.stride} halves four times")
 
     @property
     def input_spec(self) -> InputSpec:
@@ -140,7 +182,8 @@ class TrainConfig:
 
     @property
     def architecture(self) -> Architecture:
-        return Architecture(self.network.width, self.network.norm, self.data.channels, self.input_spec.outputs)
+        n = self.network
+        return Architecture(n.width, n.norm, self.data.channels, self.input_spec.outputs, n.stride)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

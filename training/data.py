@@ -17,12 +17,15 @@ from ..dataset import Dataset
 from ..errors import DatasetError
 from ..imaging import resize_image, resize_labels
 from ..progress import log
-from .masks_folder import load_map, load_masks_info, pseudo_mask_levels
+from .masks_folder import load_map, load_masks_info, pseudo_mask_levels, soft_levels
 
 
 @dataclass(frozen=True)
 class Packed:
-    """stems; images uint8 `(N, H, W, C)`; targets uint8 labels `(N, m, H, W)`; both at the network's size."""
+    """stems; images uint8 `(N, H, W, C)`; targets `(N, m, H, W)`; both at the network's size.
+
+    targets are uint8 labels, or float16 shares of foreground in [0, 1]; 255 is a pixel that teaches nothing.
+    """
 
     stems: tuple[str, ...]
     images: np.ndarray
@@ -37,10 +40,11 @@ class Packed:
 
 
 def pack_gaze(dataset: Dataset, stems: Sequence[str], masks: Path, spec: InputSpec,
-              thresholds: Sequence[float], refined: bool) -> Packed:
+              thresholds: Sequence[float], refined: bool, ramp: float = 0.0, band: float = 0.0) -> Packed:
     """Images with the pseudo-masks cut from the maps in the folder `masks`; an image without a map is left out, and said.
 
-    Raises DatasetError where no image has one.
+    ramp, band: as `masks_folder.soft_levels`; with either the targets are float16, else labels. Raises DatasetError where
+    no image has a map.
     """
     def one(stem: str) -> tuple[str, np.ndarray, np.ndarray] | None:
         try:
@@ -48,7 +52,9 @@ def pack_gaze(dataset: Dataset, stems: Sequence[str], masks: Path, spec: InputSp
         except FileNotFoundError:
             return None
         size = (spec.size, spec.size)
-        return stem, resize_image(dataset.image(stem, spec.channels), size), pseudo_mask_levels(gaze_map, thresholds, size)
+        targets = (soft_levels(gaze_map, thresholds, ramp, band, size) if ramp or band
+                   else pseudo_mask_levels(gaze_map, thresholds, size))
+        return stem, resize_image(dataset.image(stem, spec.channels), size), targets
 
     made = len(load_masks_info(masks).classes)
     if made != len(spec.classes):
@@ -88,6 +94,6 @@ def batch_indices(step: int, count: int, batch: int, seed: int) -> np.ndarray:
 
 
 def to_tensors(packed: Packed, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-    """float images `(B, C, H, W)` in [0, 1] and labels uint8 `(B, m, H, W)`."""
+    """float images `(B, C, H, W)` in [0, 1] and targets `(B, m, H, W)` as packed."""
     images = torch.from_numpy(packed.images[indices]).permute(0, 3, 1, 2).float() / 255
     return images, torch.from_numpy(packed.targets[indices])

@@ -101,7 +101,6 @@ class _Opened:
 
     spec: InputSpec
     predict: Callable[[np.ndarray], dict[str, Prediction]]
-    seed: int
     splits: dict[str, tuple[str, ...]]
     fingerprints: dict[str, dict[str, object]]
 
@@ -111,11 +110,11 @@ def _open(model: Path) -> _Opened:
         predictor = Predictor.open(model, device="cpu")
         assert predictor.artifact is not None, "opened from a folder"
         origin = predictor.artifact.provenance
-        return _Opened(predictor.spec, lambda image: {"artifact": predictor.predict(image)}, origin.get("seed", 0), {},
+        return _Opened(predictor.spec, lambda image: {"artifact": predictor.predict(image)}, {},
                        origin.get("splits", {}))
     if is_run(model):
         run = Run.load(model)
-        return _Opened(run.input, run_members(model), run.seed, run.splits, split_fingerprints(run.splits))
+        return _Opened(run.input, run_members(model), run.splits, split_fingerprints(run.splits))
     raise ContractError(f"{model} is neither a run (run.json) nor an artifact (manifest.json)")
 
 
@@ -136,7 +135,7 @@ def run_members(folder: Path) -> Callable[[np.ndarray], dict[str, Prediction]]:
 
 
 def _stems(dataset: Dataset, opened: _Opened, split: str) -> tuple[str, ...]:
-    own = dataset.splits(opened.seed)
+    own = dataset.splits()
     stems = opened.splits.get(split, own.get(split))
     if stems is None:
         raise DatasetError(f"{dataset.root} has no split {split!r}; known: {', '.join(own)}. Write its stems to "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import csv
 import io
 import math
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from ..contract import RUN_FILE, Level, Run
@@ -30,7 +31,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .config import Loss, Optimiser, TrainConfig
 from .data import Packed, batch_indices, pack_gaze, pack_truth, to_tensors
 from .ensemble import Ensemble, activation
-from .losses import consistency_loss, segmentation_loss
+from .losses import consistency_loss, cross_loss, dice_loss, disputed_weights, segmentation_loss
 from .lpp import propagated_logits
 
 DEAD_SHARE = 0.001  # a level that calls less than this, or all but this, foreground over the validation split is dead
@@ -47,9 +48,10 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path, out: Path, res
         raise TrainingError(f"{out} already holds a finished run; choose another --out, or delete it")
     fabric = Fabric(accelerator=device, devices=1, precision=cast(Any, config.precision))
     dataset = Dataset.open(dataset_folder)
-    splits = dataset.splits(config.seed)
+    splits = dataset.splits()
     spec = config.input_spec
-    data = pack_gaze(dataset, splits["train"], masks, spec, config.levels.thresholds, config.data.maps == "refined")
+    data = pack_gaze(dataset, splits["train"], masks, spec, config.levels.thresholds, config.data.maps == "refined",
+                     config.data.ramp, config.data.band)
     truth = pack_truth(dataset, splits["val"], spec)
     log.info("%d training images, %d validation images with a mask", len(data), len(truth))
 
@@ -58,7 +60,9 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path, out: Path, res
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = make_optimiser(config.optimiser, model)
-    first, history = load_checkpoint(out, config.as_dict(), model, optimiser) if resume else (0, [])
+    average = copy.deepcopy(model) if config.optimiser.average else model  # what is validated and kept
+    state = nn.ModuleDict({"now": model, "average": average}) if config.optimiser.average else model
+    first, history = load_checkpoint(out, config.as_dict(), state, optimiser) if resume else (0, [])
     augment, steps = Augmenter(config.augment), config.optimiser.steps
     board = SummaryWriter(str(out / "tensorboard"), purge_step=first)
 
@@ -76,46 +80,52 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path, out: Path, res
         optimiser.zero_grad()
         fabric.backward(loss)
         optimiser.step()
-
         done = step + 1
+        if config.optimiser.average:
+            average_weights(average, model, min(config.optimiser.average, done / (done + 10)))
+
         for name, value in parts.items():
             board.add_scalar(f"loss/{name}", value, done)
         if done % config.evaluate_every == 0 or done == steps:
-            row = {"step": done, "rate": rate_at(step, config.optimiser), **parts, **validate(model, truth, fabric)}
+            row = {"step": done, "rate": rate_at(step, config.optimiser), **parts, **validate(average, truth, fabric)}
             history.append(row)
             for name, value in row.items():
                 board.add_scalar(f"validation/{name}", value, done)
             write_history(out, history)
             log.info("step %d: %s", done, "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
         if done % config.checkpoint_every == 0 or done == steps:
-            save_checkpoint(out, done, config.as_dict(), history, model, optimiser)
+            save_checkpoint(out, done, config.as_dict(), history, state, optimiser)
     board.close()
-    return write_run(out, config, model, data, splits, history[-1] if history else {}, dataset)
+    return write_run(out, config, average, data, splits, history[-1] if history else {}, dataset)
 
 
 def total_loss(model: Ensemble, images: Tensor, targets: Tensor, settings: Loss, channels_last: bool
                ) -> tuple[Tensor, dict[str, float]]:
     """L = L_seg + lambda sum_i L_cons_i (METHOD: Zhong et al., eq. 5), and its parts.
 
-    images: float `(B, C, H, W)` in [0, 255]; targets: integer labels `(m, B, H, W)`.
+    images: float `(B, C, H, W)` in [0, 255]; targets: `(m, B, H, W)` as in `losses`.
     """
     x = model.normalise(images)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     features = [level.features(x) for level in model.networks]
-    raw = [level.classifier(f) for level, f in zip(model.networks, features, strict=True)]
-    logits = torch.stack(raw).float()
-    segmentation = segmentation_loss(logits, targets)
-    if settings.consistency == "none":
-        return segmentation, {"loss": segmentation.item(), "segmentation": segmentation.item()}
-    pupils = logits
-    if settings.consistency == "prop":
-        pupils = torch.stack([
-            propagated_logits(f, r.float(), cast(Tensor, level.classifier.bias), settings.similarity, settings.window,
-                              settings.dilation)
-            for level, f, r in zip(model.networks, features, raw, strict=True)])
-    consistency = consistency_loss(logits, pupils)
-    loss = segmentation + settings.weight * consistency
-    return loss, {"loss": loss.item(), "segmentation": segmentation.item(), "consistency": consistency.item()}
+    raw = [level.classifier(f).float() for level, f in zip(model.networks, features, strict=True)]
+    logits = torch.stack([level.enlarge(r) for level, r in zip(model.networks, raw, strict=True)])
+    weights = disputed_weights(targets, settings.disputed) if settings.disputed < 1 else None
+    parts = {"segmentation": (1.0, segmentation_loss(logits, targets, weights))}
+    if settings.dice:
+        parts["dice_loss"] = (settings.dice, dice_loss(logits, targets))
+    if settings.cross:
+        parts["cross"] = (settings.cross, cross_loss(logits))
+    if settings.consistency != "none":
+        pupils = logits
+        if settings.consistency == "prop":
+            pupils = torch.stack([
+                level.enlarge(propagated_logits(f, r, cast(Tensor, level.classifier.bias), settings.similarity,
+                                                settings.window, settings.dilation))
+                for level, f, r in zip(model.networks, features, raw, strict=True)])
+        parts["consistency"] = (settings.weight, consistency_loss(logits, pupils))
+    loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
+    return loss, {"loss": loss.item(), **{name: part.item() for name, (_, part) in parts.items()}}
 
 
 def make_optimiser(settings: Optimiser, model: Ensemble) -> torch.optim.Optimizer:
@@ -123,6 +133,16 @@ def make_optimiser(settings: Optimiser, model: Ensemble) -> torch.optim.Optimize
         return torch.optim.SGD(model.parameters(), settings.rate, settings.momentum, nesterov=True,
                                weight_decay=settings.weight_decay)
     return torch.optim.AdamW(model.parameters(), settings.rate, weight_decay=settings.weight_decay)
+
+
+@torch.no_grad()
+def average_weights(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * model, parameters and norm statistics alike; counters are copied."""
+    for kept, now in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(now, 1 - decay)
+        else:
+            kept.copy_(now)
 
 
 def rate_at(step: int, settings: Optimiser) -> float:

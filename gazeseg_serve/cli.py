@@ -126,23 +126,45 @@ def train(
 
 
 @app.command()
+def relabel(
+    run: Annotated[Path, typer.Argument(help="Run folder, trained on these images.")],
+    data: Annotated[Path, typer.Option(help="Dataset folder.")],
+    out: Annotated[Path, typer.Option(help="Masks folder to write.")],
+    masks: Annotated[Path | None, typer.Option(help="Folder that `masks` wrote; the dataset folder where not given.")] = None,
+    gain: Annotated[float, typer.Option(help="How much the network's logit counts beside the map's log odds.")] = 1 / 3,
+    as_json: JsonFlag = False,
+) -> None:
+    """Sharpen the gaze maps of the training images by what a trained run makes of them, for a second training.
+
+    Example: gazeseg-serve relabel runs/first --data kvasir --masks build/kvasir --out build/kvasir_2
+    """
+    from .training.relabel import relabel as run_relabel
+
+    means = run_relabel(run, data, masks or data, out, gain)
+    lines = [f"wrote {out}", *(f"Dice of the pseudo-masks against the truth, {name.replace('_', ' ')}: {value:.4f}"
+                               for name, value in means.items())]
+    _finish([*lines, f"next: gazeseg-serve train CONFIG.toml --data {data} --masks {out} --out RUN"],
+            {"masks": str(out), "dice": means}, as_json)
+
+
+@app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="RUN_OR_ARTIFACT")],
     data: Annotated[Path, typer.Option(help="Dataset folder with masks/.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    out: Annotated[Path | None, typer.Option(help="Folder for scores.csv, summary.csv and worst.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables, the worst cases and the calibration.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Score a run or an artifact against true masks: Dice, IoU, HD95.
+    """Score a run or an artifact against true masks: Dice, IoU, HD95, and the calibration of the probability (ECE).
 
     Example: gazeseg-serve evaluate runs/small --data kvasir --split val --out runs/small/val
     """
     from .training.evaluate import evaluate as run_evaluation
 
     summary = run_evaluation(model, data, split, out).summary()
-    lines = [f"{'member':<10} {'images':>6} {'Dice':>7} {'95 % interval':>17} {'IoU':>7} {'HD95 px':>8}"]
-    lines += ["{member:<10} {images:>6} {dice:>7.4f} [{dice_low:.4f}, {dice_high:.4f}] {iou:>7.4f} {hd95:>8.1f}".format_map(row)
-              for row in summary]
+    lines = [f"{'member':<14} {'images':>6} {'Dice':>7} {'95 % interval':>17} {'IoU':>7} {'HD95 px':>8} {'ECE':>7}"]
+    lines += [("{member:<14} {images:>6} {dice:>7.4f} [{dice_low:.4f}, {dice_high:.4f}] {iou:>7.4f} {hd95:>8.1f} "
+               "{calibration_error:>7.4f}").format_map(row) for row in summary]
     _finish(lines, {"split": split, "members": summary}, as_json)
 
 

@@ -72,7 +72,8 @@ class MaskSettings:
 class MasksInfo:
     """`masks.json`: the settings of a finished masks folder, its images and what was left out.
 
-    fingerprint is a sha256 over the settings, classes and every image's inputs and outputs.
+    fingerprint is a sha256 over the settings, classes and every image's inputs and outputs. relabelled, where a run
+    sharpened the maps: the sha256 of that run, the fingerprint of the masks before, and the gain.
     """
 
     settings: MaskSettings
@@ -85,6 +86,7 @@ class MasksInfo:
     quality: dict[str, Any]
     verdict: str
     schema: str = MASKS_SCHEMA
+    relabelled: dict[str, Any] | None = None
 
 
 def check_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:

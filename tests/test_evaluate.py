@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from gazeseg_serve.contract import IMAGENET_MEAN, IMAGENET_STD, Level, Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ContractError, DatasetError
+from gazeseg_serve.files import sha256_file
+from gazeseg_serve.imaging import resize_image
+from gazeseg_serve.training.calibration import Reliability
 from gazeseg_serve.training.evaluate import evaluate, hd95
+from gazeseg_serve.training.unet import Architecture, UNet
 
 
 def slow_hd95(a: np.ndarray, b: np.ndarray) -> float:
@@ -43,6 +54,80 @@ def test_a_run_is_scored_by_level_and_ensemble_on_its_own_split(tiny_run: Path, 
     picture = cv2.imread(str(tmp_path / "worst.png"))
     assert picture is not None
     assert picture.shape[0] == 222
+
+
+@pytest.fixture(scope="module")
+def three_levels(lively_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`lively_run` with a third level: the mean of the other two, with its bias moved."""
+    run, out = Run.load(lively_run), tmp_path_factory.mktemp("three")
+    files = [load_file(lively_run / level.weights) for level in run.levels]
+    third = {key: (tensor + files[1][key]) / 2 if tensor.is_floating_point() else tensor for key, tensor in files[0].items()}
+    third["classifier.bias"] += 0.5
+    for i, state in enumerate([*files, third], start=1):
+        (out / f"level_{i}.safetensors").write_bytes(save(state))
+    levels = tuple(Level(0.2 * i, f"level_{i}.safetensors", sha256_file(out / f"level_{i}.safetensors")) for i in (1, 2, 3))
+    dataclasses.replace(run, levels=levels).save(out)
+    return out
+
+
+def probabilities_by_hand(folder: Path, dataset: Dataset, stem: str, chosen: tuple[int, ...]) -> np.ndarray:
+    """The mean logit of the chosen levels, resized with torch, as a probability at the image's size."""
+    run, image = Run.load(folder), dataset.image(stem)
+    x = torch.from_numpy(resize_image(image, (32, 32)).astype(np.float32) / 255)
+    x = ((x - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(2, 0, 1)[None]
+    logits = []
+    for i in chosen:
+        network = UNet(Architecture(**run.architecture)).eval()
+        network.load_state_dict(load_file(folder / run.levels[i].weights))
+        with torch.no_grad():
+            logits.append(network(x))
+    mean = sum(logits) / len(logits)
+    return F.interpolate(mean, image.shape[:2], mode="bilinear")[0, 0].sigmoid().numpy()
+
+
+def test_every_subset_of_three_levels_against_a_slow_oracle(three_levels: Path, phantoms: Path, tmp_path: Path) -> None:
+    evaluation = evaluate(three_levels, phantoms, "val", tmp_path)
+    subsets = {"level 1": (0,), "level 2": (1,), "level 3": (2,), "levels 1+2": (0, 1), "levels 1+3": (0, 2),
+               "levels 2+3": (1, 2), "ensemble": (0, 1, 2)}
+    assert evaluation.members() == tuple(subsets)
+    dataset = Dataset.open(phantoms)
+    for member, chosen in subsets.items():
+        stems = [score.image for score in evaluation.scores if score.member == member]
+        p = {stem: probabilities_by_hand(three_levels, dataset, stem, chosen) for stem in stems}
+        t = {stem: dataset.mask(stem) > 0 for stem in stems}
+        both = {stem: np.logical_and(p[stem] > 0.5, t[stem]).sum() for stem in stems}
+        ious = [both[stem] / np.logical_or(p[stem] > 0.5, t[stem]).sum() for stem in stems]
+        np.testing.assert_allclose(evaluation.values(member, "iou"), ious, atol=5e-3)
+        np.testing.assert_allclose(evaluation.values(member, "dice"), [2 * i / (1 + i) for i in ious], atol=5e-3)
+        all_p, all_t = np.stack(list(p.values())).ravel(), np.stack(list(t.values())).ravel()
+        assert evaluation.reliability[member].error() == pytest.approx(slow_calibration_error(all_p, all_t), abs=2e-3)
+    assert len({round(row["dice"], 6) for row in evaluation.summary()}) > 3  # type: ignore[call-overload]
+    with (tmp_path / "calibration.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["member"] == "ensemble"]
+    assert len(rows) == 15
+    assert sum(int(row["pixels"]) for row in rows) == 48 * 48 * len(stems)
+    assert cv2.imread(str(tmp_path / "calibration.png")) is not None
+
+
+def slow_calibration_error(p: np.ndarray, t: np.ndarray, bins: int = 15) -> float:
+    total = 0.0
+    for i in range(bins):
+        inside = (p >= i / bins) & ((p < (i + 1) / bins) | (i == bins - 1))
+        if inside.any():
+            total += inside.mean() * abs(p[inside].mean() - t[inside].mean())
+    return total
+
+
+@given(st.integers(0, 1000))
+def test_calibration_error_against_a_loop_over_bins(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    p, t = generator.random((2, 9, 11)), generator.random((2, 9, 11)) < 0.3
+    p[0, 0, :2] = 0, 1
+    table = Reliability.of(p[0], t[0]) + Reliability.of(p[1], t[1])
+    assert table.error() == pytest.approx(slow_calibration_error(p.ravel(), t.ravel()))
+    perfect = Reliability.of(t[0].astype(np.float32), t[0])
+    assert perfect.error() == 0
+    assert np.isnan(perfect.rows()[7]["probability"])
 
 
 def test_the_artifact_scores_as_the_ensemble_does(tiny_run: Path, tiny_artifact: Path, phantoms: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from ..metrics import bootstrap_interval, dice, iou
 from ..pictures import as_rgb, outline, thumbnail
 from ..predictor import Prediction, Predictor
 from ..progress import log, track
+from .calibration import Reliability
 from .ensemble import activation, load_ensemble
+from .plots import reliability_plot
 
 _HD_SIDE = 256  # HD95 is taken on masks whose longer side is this, and given in the image's own pixels
 
@@ -41,10 +44,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of every image and member, and the means with a 95 % bootstrap interval of the Dice over images."""
+    """Scores of every image and member, and how well each member's probability of foreground is calibrated.
+
+    Members are the levels, every other subset of them (by the mean of its logits), and the ensemble, which is last.
+    """
 
     split: str
     scores: tuple[Score, ...]
+    reliability: dict[str, Reliability]
 
     def members(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(score.member for score in self.scores))
@@ -53,6 +60,7 @@ class Evaluation:
         return np.array([getattr(score, metric) for score in self.scores if score.member == member])
 
     def summary(self) -> list[dict[str, object]]:
+        """Means by member, with a 95 % bootstrap interval of the Dice over images."""
         rows = []
         for member in self.members():
             values = self.values(member, "dice")
@@ -62,7 +70,7 @@ class Evaluation:
             rows.append({"member": member, "images": len(values), "dice": float(values.mean()), "dice_low": low,
                          "dice_high": high, "iou": float(self.values(member, "iou").mean()),
                          "hd95": float(np.nanmean(hd95)) if undefined < len(hd95) else float("nan"),
-                         "hd95_undefined": undefined})
+                         "hd95_undefined": undefined, "calibration_error": self.reliability[member].error()})
         return rows
 
 
@@ -71,28 +79,41 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
 
     Each image is resized to the network's size, the scores back to the mask's own size, then cut at 0.5 (METHOD:
     Zhong et al., section 3). The split is the run's own where it recorded one, so that training images stay out of
-    it. With `out`, writes `scores.csv`, `summary.csv` and `worst.png`. Raises DatasetError, ContractError.
+    it. With `out`, writes `scores.csv`, `summary.csv`, `worst.png`, `calibration.csv` and `calibration.png`.
+    Raises DatasetError, ContractError.
     """
     dataset = Dataset.open(data)
     opened = _open(model)
     spec, predict = opened.spec, opened.predict
     stems = _stems(dataset, opened, split)
     scores, masks = [], {}
+    reliability: dict[str, Reliability] = {}
     classes = len(spec.classes)
     for stem in track(stems, f"evaluating {split}", len(stems)):
         truth, image = dataset.mask(stem, classes), dataset.image(stem, spec.channels)
         if truth.shape != image.shape[:2]:
             raise DatasetError(f"{stem}: the mask is {truth.shape}, the image {image.shape[:2]}; they must match")
         for member, prediction in predict(image).items():
-            mask = prediction.mask()
-            masks[stem, member] = mask
+            mask = masks[stem] = prediction.mask()  # the last member's is kept, for the pictures
             scores.append(_score(stem, member, mask, truth, classes))
-    evaluation = Evaluation(split, tuple(scores))
+            table = Reliability.of(_foreground(prediction), truth > 0)
+            reliability[member] = reliability[member] + table if member in reliability else table
+    evaluation = Evaluation(split, tuple(scores), reliability)
     if out is not None:
         write_text(out / "scores.csv", _csv([vars(score) for score in evaluation.scores]))
         write_text(out / "summary.csv", _csv(evaluation.summary()))
         write_bytes(out / "worst.png", encode_png(worst_cases(evaluation, dataset, masks, spec, pictures)))
+        write_text(out / "calibration.csv", _csv([{"member": member} | row for member, table in reliability.items()
+                                                  for row in table.rows()]))
+        write_bytes(out / "calibration.png", encode_png(reliability_plot(
+            {name: table.rows() for name, table in reliability.items() if "+" not in name})))
     return evaluation
+
+
+def _foreground(prediction: Prediction) -> np.ndarray:
+    """Probability that a pixel is of any class, float32 `(H, W)`."""
+    probability = prediction.full_probability()
+    return probability[0] if len(probability) == 1 else 1 - probability[0]
 
 
 @dataclass(frozen=True)
@@ -114,12 +135,15 @@ def _open(model: Path) -> _Opened:
                        origin.get("splits", {}))
     if is_run(model):
         run = Run.load(model)
-        return _Opened(run.input, run_members(model), run.splits, split_fingerprints(run.splits))
+        return _Opened(run.input, run_members(model, subsets=True), run.splits, split_fingerprints(run.splits))
     raise ContractError(f"{model} is neither a run (run.json) nor an artifact (manifest.json)")
 
 
-def run_members(folder: Path) -> Callable[[np.ndarray], dict[str, Prediction]]:
-    """image `(H, W, C)` uint8 -> Prediction of "level 1", "level 2", ... and of "ensemble", their mean logit."""
+def run_members(folder: Path, subsets: bool = False) -> Callable[[np.ndarray], dict[str, Prediction]]:
+    """image `(H, W, C)` uint8 -> Prediction of "level 1", "level 2", ... and of "ensemble", their mean logit.
+
+    With `subsets`, also of the levels that are fewer than all: "levels 1+2", "levels 1+3", ...
+    """
     run, ensemble = load_ensemble(folder)
     size = (run.input.size, run.input.size)
 
@@ -128,7 +152,11 @@ def run_members(folder: Path) -> Callable[[np.ndarray], dict[str, Prediction]]:
         x = torch.from_numpy(resize_image(image, size)[None].copy()).permute(0, 3, 1, 2).float()
         logits = ensemble(ensemble.normalise(x))[:, 0]
         spread = activation(logits).std(dim=0, correction=0).mean(dim=0).numpy() if len(logits) > 1 else None
-        members = {f"level {i + 1}": level for i, level in enumerate(logits)} | {"ensemble": logits.mean(dim=0)}
+        members = {f"level {i + 1}": level for i, level in enumerate(logits)}
+        if subsets:
+            members |= {"levels " + "+".join(str(i + 1) for i in chosen): logits[list(chosen)].mean(dim=0)
+                        for count in range(2, len(logits)) for chosen in itertools.combinations(range(len(logits)), count)}
+        members["ensemble"] = logits.mean(dim=0)
         return {name: Prediction(activation(value).numpy(), spread, image.shape[:2]) for name, value in members.items()}
 
     return predict
@@ -182,16 +210,17 @@ def hd95(prediction: np.ndarray, truth: np.ndarray) -> float:
         return scale * float(compute_hausdorff_distance(a, b, include_background=True, percentile=95))
 
 
-def worst_cases(evaluation: Evaluation, dataset: Dataset, masks: dict[tuple[str, str], np.ndarray], spec: InputSpec,
+def worst_cases(evaluation: Evaluation, dataset: Dataset, masks: dict[str, np.ndarray], spec: InputSpec,
                 count: int) -> np.ndarray:
-    """A sheet of the images with the lowest Dice of the last member: truth in blue, prediction in yellow."""
+    """A sheet of the images with the lowest Dice of the last member, whose `masks` these are: truth in blue, prediction
+    in yellow."""
     member = evaluation.members()[-1]
     worst = sorted((score for score in evaluation.scores if score.member == member), key=lambda s: s.dice)[:count]
     tiles = []
     for score in worst:
         image = as_rgb(dataset.image(score.image, spec.channels))
         picture = outline(outline(image, dataset.mask(score.image, len(spec.classes)), (0, 180, 216)),
-                          masks[score.image, member])
+                          masks[score.image])
         tile = np.full((222, 222, 3), 255, np.uint8)
         small = thumbnail(picture, 200)
         tile[:small.shape[0], :small.shape[1]] = small

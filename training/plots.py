@@ -1,4 +1,4 @@
-"""The gaze stage's two plots, as RGB pictures `(H, W, 3)` uint8 for pages and files."""
+"""Plots of gaze, thresholds and calibration, as RGB pictures `(H, W, 3)` uint8 for pages and files."""
 
 from __future__ import annotations
 
@@ -51,6 +51,21 @@ def line_plot(x: np.ndarray, lines: dict[str, np.ndarray], label: str, marks: Se
     for mark in marks:
         axes.axvline(mark, color="#888", linestyle=":")
     axes.set(xlabel=label, ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return _pixels(figure)
+
+
+def reliability_plot(tables: dict[str, list[dict[str, float]]]) -> np.ndarray:
+    """Share of foreground against mean probability, by bin; tables are `Reliability.rows()`, empty bins are left out."""
+    figure = Figure(figsize=(4.2, 4.0), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot((0, 1), (0, 1), color="#888", linestyle=":")
+    for name, rows in tables.items():
+        filled = [row for row in rows if row["pixels"]]
+        axes.plot([row["probability"] for row in filled], [row["foreground"] for row in filled], marker="o", markersize=3,
+                  label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of foreground", ylabel="share that is foreground")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return _pixels(figure)

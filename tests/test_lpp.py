@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gazeseg_serve.training import lpp
 from gazeseg_serve.training.lpp import SIMILARITIES, neighbour_weights, propagate, propagated_logits
 
 
@@ -46,6 +47,20 @@ def test_single_precision_agrees_to_1e_5(similarity: str) -> None:
     features, values = torch.randn(2, 16, 24, 20), torch.randn(2, 1, 24, 20)
     torch.testing.assert_close(propagate(features, values, similarity), unfold_lpp(features, values, similarity, 5, 2),
                                rtol=0, atol=1e-5)
+
+
+def test_a_batch_at_once_as_on_a_gpu_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    features, values = torch.randn(3, 8, 9, 7, requires_grad=True), torch.randn(3, 1, 9, 7)
+    found = []
+    for together in (lpp._together(features), [slice(None)]):
+        monkeypatch.setattr(lpp, "_together", lambda _, together=together: together)
+        features.grad = None
+        result = lpp.propagate(features, values)
+        result.square().sum().backward()
+        found.append((result.detach(), features.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

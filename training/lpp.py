@@ -31,6 +31,11 @@ def _overlap(size: int, shift: int) -> tuple[slice, slice]:
     return (slice(max(0, -shift), max(0, size - max(0, shift))), slice(max(0, shift), max(0, size - max(0, -shift))))
 
 
+def _together(features: Tensor) -> list[slice]:
+    """The images of a batch that are worked on together: one at a time stays in a CPU's cache, a GPU wants them all."""
+    return [slice(None)] if features.is_cuda else [slice(b, b + 1) for b in range(len(features))]
+
+
 class _ShiftedDot(torch.autograd.Function):
     """`(B, C, H, W)` -> `(B, N, H, W)`: dot product of each pixel with each of its N neighbours, 0 beyond the rim."""
 
@@ -41,32 +46,32 @@ class _ShiftedDot(torch.autograd.Function):
         ctx.offsets = offsets
         B, _, H, W = features.shape
         out = features.new_zeros((B, len(offsets), H, W))
-        for b in range(B):  # one image at a time stays in the cache
-            f = features[b]
+        for images in _together(features):
+            f, o = features[images], out[images]
             for i, (dy, dx) in enumerate(offsets[: len(offsets) // 2 + 1]):
                 (y, y2), (x, x2) = _overlap(H, dy), _overlap(W, dx)
-                dot = (f[:, y, x] * f[:, y2, x2]).sum(0)
-                out[b, i, y, x] = dot
-                out[b, len(offsets) - 1 - i, y2, x2] = dot
+                dot = (f[:, :, y, x] * f[:, :, y2, x2]).sum(1)
+                o[:, i, y, x] = dot
+                o[:, len(offsets) - 1 - i, y2, x2] = dot
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (features,), (gradient,) = ctx.saved_tensors, gradients
         offsets = ctx.offsets
-        B, _, H, W = features.shape
+        H, W = features.shape[2:]
         out = torch.zeros_like(features)
-        for b in range(B):
-            f, g = features[b], out[b]
+        for images in _together(features):
+            f, g, given = features[images], out[images], gradient[images]
             for i, (dy, dx) in enumerate(offsets[: len(offsets) // 2 + 1]):
                 (y, y2), (x, x2) = _overlap(H, dy), _overlap(W, dx)
                 j = len(offsets) - 1 - i
                 if i == j:
-                    g.addcmul_(f, gradient[b, i].unsqueeze(0), value=2)
+                    g.addcmul_(f, given[:, i].unsqueeze(1), value=2)
                     continue
-                both = (gradient[b, i, y, x] + gradient[b, j, y2, x2]).unsqueeze(0)
-                g[:, y, x].addcmul_(f[:, y2, x2], both)
-                g[:, y2, x2].addcmul_(f[:, y, x], both)
+                both = (given[:, i, y, x] + given[:, j, y2, x2]).unsqueeze(1)
+                g[:, :, y, x].addcmul_(f[:, :, y2, x2], both)
+                g[:, :, y2, x2].addcmul_(f[:, :, y, x], both)
         return out, None, None
 
 

@@ -75,7 +75,7 @@ class StudentGraph(nn.Module):
         self.has_disagreement = student.classifier.out_channels > spec.outputs
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        logits = self.network(self.normalise(image.permute(0, 3, 1, 2).float()))
+        logits = self.network(self.normalise(image.float().permute(0, 3, 1, 2)))
         probability = activation(logits[:, :self.classes])
         return (probability, logits[:, self.classes].sigmoid() / 2) if self.has_disagreement else (probability,)
 

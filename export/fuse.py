@@ -24,7 +24,7 @@ class FusedEnsemble(nn.Module):
         self.levels = nn.ModuleList(fold_tail(level) for level in ensemble.networks)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        x = self.normalise(image.permute(0, 3, 1, 2).float())
+        x = self.normalise(image.float().permute(0, 3, 1, 2))  # TensorRT wants bytes cast before anything else
         logits = torch.stack([level(x) for level in self.levels])
         probability = activation(logits.mean(dim=0))
         if len(self.levels) == 1:

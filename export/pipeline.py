@@ -12,9 +12,12 @@ from gazeseg_serve.contract import (
     COLOURS,
     MANIFEST_FILE,
     MODEL_FILE,
+    PLAN_FILE,
     RUN_FILE,
     Artifact,
     InputSpec,
+    Machine,
+    Plan,
     Run,
     graph_inputs,
     graph_outputs,
@@ -23,9 +26,12 @@ from gazeseg_serve.contract import (
 from gazeseg_serve.engine import Engine
 from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.engine_openvino import OpenVinoEngine
+from gazeseg_serve.engine_tensorrt import TensorRtEngine
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.files import sha256_file, staged_folder, write_json, write_text
+from gazeseg_serve.files import sha256_file, staged_folder, write_bytes, write_json, write_text
 from gazeseg_serve.progress import log
+from gazeseg_serve.tensorrt_plan import PRECISIONS as PLAN_PRECISIONS
+from gazeseg_serve.tensorrt_plan import build_plan, this_machine
 from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
 
 from .distill import Student
@@ -39,6 +45,7 @@ from .strategies import STRATEGIES, Built, build_strategy
 
 PARITY_FILE = "parity.json"
 REPORT_FILE = "report.html"
+FORMATS = ("onnx", "tensorrt")
 # Rounding differs with the batch at low precision; an image that reads its neighbours in the batch differs by far more.
 _ROUNDED = Tolerance(max_difference=0.1, flipped=2e-3)
 _BY_IMAGE = ("flipped_by_image", "agreement_by_image")
@@ -47,7 +54,7 @@ _BY_IMAGE = ("flipped_by_image", "agreement_by_image")
 def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path | None = None, split: str = "val",
                images: int | None = None, tolerance: Tolerance = EXACT, *, precision: str = "fp32", limits: Limits = LOSSY,
                student: Student | None = None, unlabelled: Sequence[Path] = (), keep: Path | None = None,
-               pictures: bool = True) -> Artifact:
+               pictures: bool = True, format: str = "onnx") -> Artifact:
     """Make one ONNX graph of a run and publish it as the artifact folder `out`, if the gate holds.
 
     The gate has two parts. The fp32 graph must equal the networks it was made of, within `tolerance`. Where those are
@@ -59,29 +66,35 @@ def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path |
                 under OpenVINO in bf16, which is then how `--device openvino` runs it
     student, unlabelled, keep   of the strategy `distill`: see `distil`
     pictures    False keeps the images out of the report, for data that may not be passed on
+    format      onnx; or tensorrt, which builds a plan of the graph for this machine's GPU beside it: the gate then asks
+                the plan
 
     Raises GateError where the gate does not hold, ConfigError, ContractError, DatasetError, TrainingError.
     """
-    _check_wishes(strategy, precision, data)
+    _check_wishes(strategy, precision, data, format)
+    here = this_machine() if format == "tensorrt" else None  # before a student is trained in vain
     run, ensemble = load_ensemble(run_folder)
     lossy = strategy != "fuse" or precision != "fp32"
     gate = gate_images(run, data, split, (200 if lossy else 32) if images is None else images)
     with staged_folder(out, MANIFEST_FILE) as folder:
         built = build_strategy(strategy, run, ensemble, student or Student(), data, unlabelled, keep)
         parity = write_graph(built, run, folder / MODEL_FILE, gate, tolerance, precision, data)
+        engine = open_model(folder / MODEL_FILE, precision) if here is None else planned(folder, precision, here)
         if lossy:
-            engine = open_model(folder / MODEL_FILE, precision)
             fidelity = prove(engine, ensemble, gate, limits, strategy, precision)
             facts = fidelity_facts(fidelity, parity, gate)
             page = lossy_report(run, strategy, precision, parity, fidelity, limits, gate, engine.run,
                                 eager_ensemble(ensemble), pictures)
         else:
+            if here is not None:
+                parity = measure(engine, built.reference, gate.images)
+                hold(parity, tolerance)
             facts = parity.as_dict() | {"source": gate.source}
-            page = exact_report(run, strategy, parity, tolerance, gate, open_model(folder / MODEL_FILE).run, pictures)
+            page = exact_report(run, strategy, parity, tolerance, gate, engine.run, pictures)
         bounds = {"max_difference_limit": tolerance.max_difference, "flipped_limit": tolerance.flipped}
         write_json(folder / PARITY_FILE, facts | (bounds | vars(limits) if lossy else bounds))
         write_text(folder / REPORT_FILE, page)
-        _describe(run, run_folder, folder, strategy, precision, built, facts).save(folder)
+        _describe(run, run_folder, folder, strategy, precision, built, facts, here).save(folder)
     return Artifact.load(out)
 
 
@@ -126,13 +139,24 @@ def open_model(model: Path, precision: str = "fp32") -> Engine:
     return OpenVinoEngine(model, "bf16") if precision == "bf16" else OnnxRuntimeEngine(model, "cpu")
 
 
+def planned(folder: Path, precision: str, here: Machine) -> Engine:
+    """Build the plan of the graph in `folder` beside it, and open it."""
+    plan = build_plan(folder / MODEL_FILE, precision, here)
+    write_bytes(folder / PLAN_FILE, plan)
+    return TensorRtEngine(plan)
+
+
 def fidelity_facts(fidelity: Fidelity, parity: Parity, gate: GateImages) -> dict[str, Any]:
     """The figures of a lossy gate; under "graph" how far the fp32 file is from the networks it was made of."""
     return fidelity.as_dict() | {"source": gate.source, "batch_sizes": parity.batch_sizes,
                                  "graph": {"max_difference": parity.max_difference, "flipped": parity.flipped}}
 
 
-def _check_wishes(strategy: str, precision: str, data: Path | None) -> None:
+def _check_wishes(strategy: str, precision: str, data: Path | None, format: str) -> None:
+    if format not in FORMATS:
+        raise ConfigError(f"unknown format {format!r}; known: {', '.join(FORMATS)}; triton, of an artifact")
+    if format == "tensorrt" and precision not in PLAN_PRECISIONS:
+        raise ConfigError(f"a TensorRT plan is of {' or '.join(PLAN_PRECISIONS)}, not {precision}")
     if strategy not in STRATEGIES:
         raise ConfigError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
     if precision not in PRECISIONS:
@@ -142,7 +166,7 @@ def _check_wishes(strategy: str, precision: str, data: Path | None) -> None:
 
 
 def _describe(run: Run, run_folder: Path, folder: Path, strategy: str, precision: str, built: Built,
-              facts: dict[str, Any]) -> Artifact:
+              facts: dict[str, Any], here: Machine | None) -> Artifact:
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     short = {key: value for key, value in facts.items() if key not in _BY_IMAGE and value is not None}
     provenance = {"run": sha256_file(run_folder / RUN_FILE), "levels": [level.sha256 for level in run.levels],
@@ -153,7 +177,7 @@ def _describe(run: Run, run_folder: Path, folder: Path, strategy: str, precision
     return Artifact(
         id=files[MODEL_FILE], strategy=strategy, precision=precision, input=run.input, inputs=graph_inputs(run.input),
         outputs=graph_outputs(run.input, built.disagreement), colours=_colours(run.input), threshold=0.5, files=files,
-        parity=json.loads(json.dumps(short)), provenance=provenance)
+        parity=json.loads(json.dumps(short)), provenance=provenance, plan=None if here is None else Plan(PLAN_FILE, here))
 
 
 def _colours(spec: InputSpec) -> tuple[tuple[int, int, int], ...]:

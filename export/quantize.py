@@ -93,7 +93,7 @@ def _ends(graph: Any) -> list[str]:
 
     def before(node: Any) -> bool:
         found = makers.get(node.input[0])
-        return found is None or (found.op_type != "Conv" and found.op_type in ("Cast", "Sub", "Div", "Mul", "Transpose") and
+        return found is None or (found.op_type in ("Cast", "Sub", "Div", "Mul", "Transpose", "Reshape", "SpaceToDepth") and
                                  before(found))
 
     def after(node: Any) -> bool:

@@ -173,7 +173,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
     strategy: Annotated[str, typer.Option(help="fuse (all levels, exact), average, best-level or distill.")] = "fuse",
-    format: Annotated[str, typer.Option(help="onnx; or triton: a model repository, of an artifact given for RUN.")] = "onnx",
+    format: Annotated[str, typer.Option(help="onnx; tensorrt (a plan beside it); or triton, of an artifact as RUN.")] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, int8, fp16 (GPUs) or bf16 (OpenVINO).")] = "fp32",
     data: Annotated[Path | None, typer.Option(help="Dataset folder whose validation images the gate uses.")] = None,
     images: Annotated[int | None, typer.Option(help="Images of the gate at most; default: 32, or 200 if lossy.")] = None,
@@ -202,8 +202,6 @@ def export(
 
         folder = write_triton(run, out)
         return _finish([f"wrote {folder}", f"next: tritonserver --model-repository {out}"], {"model": str(folder)}, as_json)
-    if format != "onnx":
-        raise typer.BadParameter(f"unknown format {format!r}; known: onnx, triton")
     from .export.distill import Student
     from .export.fidelity import Limits
     from .export.parity import Tolerance
@@ -213,7 +211,7 @@ def export(
     artifact = export_run(
         run, out, strategy, data, "val", images, Tolerance(max_difference, flipped), precision=precision,
         limits=Limits(max_dice_loss, min_agreement), student=student, unlabelled=unlabelled or (), keep=keep,
-        pictures=pictures)
+        pictures=pictures, format=format)
     parity = artifact.parity
     lines = [f"wrote {out}: {strategy}, {precision}, of {len(artifact.provenance['levels'])} levels, id {artifact.id[:12]}",
              f"gate held on {parity['images']} {parity['source']}: max |difference| {parity['max_difference']:.2g}, "

@@ -21,6 +21,7 @@ ARTIFACT_SCHEMA = "gazeseg-artifact/1"
 RUN_FILE = "run.json"
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
+PLAN_FILE = "model.plan"
 
 # Statistics of ImageNet on [0, 1], the ones every pretrained vision model uses; nobody else types them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -117,10 +118,28 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What a TensorRT plan is tied to: the GPU's name, its compute capability ("9.0") and TensorRT's version."""
+
+    gpu: str
+    capability: str
+    tensorrt: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A TensorRT plan beside the graph: its file, and the machine it was built and proven on."""
+
+    file: str
+    machine: Machine
+
+
+@dataclass(frozen=True)
 class Artifact:
     """`manifest.json`: what the graph is, what it takes and gives, how good it is and where it came from.
 
-    id is the sha256 of the model file. `files` holds the sha256 of every other file of the folder, too.
+    id is the sha256 of the model file. `files` holds the sha256 of every other file of the folder, too. plan: of an
+    export for TensorRT; elsewhere the graph is built anew.
     """
 
     id: str
@@ -135,6 +154,7 @@ class Artifact:
     parity: dict[str, Any]
     provenance: dict[str, Any]
     model: str = MODEL_FILE
+    plan: Plan | None = None
     schema: str = ARTIFACT_SCHEMA
 
     def save(self, folder: Path) -> None:

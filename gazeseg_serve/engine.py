@@ -11,7 +11,7 @@ import numpy as np
 from .contract import Artifact
 from .errors import EngineError
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "onnxruntime-tensorrt", "openvino")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def open_engine(folder: Path, artifact: Artifact, device: str = "auto", threads:
     """Start the engine for `device`; `auto` takes CUDA where onnxruntime offers it, else the CPU.
 
     openvino runs on the CPU, in bf16 where the artifact was proven in bf16, else in f32: no engine computes at a
-    precision that the gate has not seen.
+    precision that the gate has not seen. tensorrt runs the artifact's plan, or builds one where that is of another GPU or
+    version; onnxruntime-tensorrt is ONNX Runtime's own use of TensorRT.
     threads: CPU threads inside one call, 0 = all cores. Raises EngineError or MissingExtraError.
     """
     if device not in DEVICES:
@@ -43,9 +44,14 @@ def open_engine(folder: Path, artifact: Artifact, device: str = "auto", threads:
         from .engine_openvino import OpenVinoEngine
 
         return OpenVinoEngine(folder / artifact.model, "bf16" if artifact.precision == "bf16" else "f32", threads)
+    if device == "tensorrt":
+        from .engine_tensorrt import TensorRtEngine
+        from .tensorrt_plan import plan_of
+
+        return TensorRtEngine(plan_of(folder, artifact))
     from .engine_onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(folder / artifact.model, device, threads, lanes=True)
+    return OnnxRuntimeEngine(folder / artifact.model, device.removeprefix("onnxruntime-"), threads, lanes=True)
 
 
 class FakeEngine:

@@ -83,13 +83,14 @@ def require(module: str, extra: str) -> ModuleType:
 
 _EXTRAS = {
     "train": ("torch", "monai", "kornia", "lightning_fabric", "matplotlib", "pydensecrf", "pymovements", "polars",
-              "safetensors", "scipy", "tensorboard"),
+              "safetensors", "scipy", "skimage", "tensorboard"),
     "export": ("onnx", "onnxscript"),
     "serve": ("bentoml", "_bentoml_impl", "fastapi", "starlette", "pycocotools", "pydantic_settings"),
     "cpu": ("onnxruntime",),
     "dicom": ("pydicom", "highdicom"),
     "client": ("httpx",),
     "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "cuda"),
 }
 
 

@@ -12,12 +12,13 @@ from .config import Augment
 class Augmenter:
     """`augment(images, targets, seed)`: float images `(B, C, H, W)` in [0, 1] and targets `(B, m, H, W)` of any dtype.
 
-    Returns both in the same layout; targets are moved by nearest neighbour, what comes in from outside is 0 in both.
+    Returns both in the same layout; targets are moved by nearest neighbour. What comes in from outside is 0 in the image
+    and `outside` in the targets.
     The draw depends on `seed` alone; the global generator is left as it was.
     """
 
-    def __init__(self, settings: Augment) -> None:
-        s = settings
+    def __init__(self, settings: Augment, outside: int = 0) -> None:
+        s, self._outside = settings, outside
         geometry: list[K.GeometricAugmentationBase2D] = []
         if s.flips:
             geometry += [K.RandomHorizontalFlip(p=0.5), K.RandomVerticalFlip(p=0.5)]
@@ -37,7 +38,8 @@ class Augmenter:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self._geometry is not None:
-                images, moved = self._geometry(images, targets.to(images.dtype))
+                images, moved = self._geometry(images, targets.to(images.dtype) - self._outside)
+                moved = moved + self._outside
                 targets = (moved if targets.is_floating_point() else moved.round()).to(targets.dtype)
             if self._photometry is not None:
                 images = self._photometry(images)

@@ -12,9 +12,11 @@ from typing import Any
 
 from ..contract import InputSpec, build
 from ..errors import ConfigError, ContractError
+from .annotations import SCHEMES
 from .lpp import SIMILARITIES
 from .unet import Architecture
 
+SUPERVISIONS = ("gaze", *SCHEMES)
 CONSISTENCIES = ("none", "pure", "prop")
 MAPS = ("heatmaps", "refined")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -24,7 +26,9 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 class Data:
     """size, channels, normalisation, classes: as InputSpec. maps: which of the `masks` command's maps are cut.
 
-    Each level cuts them at its threshold t. With one class, the cut may be less than hard:
+    supervision "gaze"; or from true masks, to compare: "full", "box", "point", "scribble" (`training.annotations`), where
+    every level learns the same and `levels.thresholds` only counts them. With gaze each level cuts the maps at its
+    threshold t, and with one class that cut may be less than hard:
 
     band    pixels whose map lies within band / 2 of t teach nothing; 0.3 about t = 0.45 ignores the range 0.3 to 0.6
     ramp    the target rises from 0 to 1 over this width about t; 1 about t = 0.5 takes the map itself
@@ -34,6 +38,7 @@ class Data:
     channels: int = 3
     normalisation: str = "imagenet"
     classes: tuple[str, ...] = ("lesion",)
+    supervision: str = "gaze"
     maps: str = "refined"
     band: float = 0.0
     ramp: float = 0.0
@@ -136,7 +141,8 @@ class TrainConfig:
     checkpoint_every: int = 250
 
     def __post_init__(self) -> None:
-        for name, value, known in (("data.maps", self.data.maps, MAPS),
+        for name, value, known in (("data.supervision", self.data.supervision, SUPERVISIONS),
+                                   ("data.maps", self.data.maps, MAPS),
                                    ("loss.consistency", self.loss.consistency, CONSISTENCIES),
                                    ("loss.similarity", self.loss.similarity, SIMILARITIES),
                                    ("optimiser.name", self.optimiser.name, ("sgd", "adamw")),
@@ -162,6 +168,12 @@ class TrainConfig:
             raise ConfigError(f"optimiser.average = {self.optimiser.average} must lie in [0, 1)")
         if (self.data.ramp or self.data.band) and len(self.data.classes) > 1:
             raise ConfigError("data.ramp and data.band are for one class; set them to 0")
+        if self.data.supervision != "gaze":
+            if self.data.ramp or self.data.band:
+                raise ConfigError(f"data.ramp and data.band are of gaze maps; set them to 0 for {self.data.supervision!r}")
+            if self.levels.shared_start and len(thresholds) > 1:
+                raise ConfigError(f"supervision {self.data.supervision!r} teaches every level the same, so levels that start "
+                                  "the same stay the same; set levels.shared_start = false, or name one threshold")
         cycles = (0, *self.optimiser.restarts, self.optimiser.steps)
         if any(later <= earlier for earlier, later in itertools.pairwise(cycles)):
             raise ConfigError(f"optimiser.restarts = {list(self.optimiser.restarts)} must rise, between 0 and the steps")

@@ -17,6 +17,7 @@ from ..dataset import Dataset
 from ..errors import DatasetError
 from ..imaging import resize_image, resize_labels
 from ..progress import log
+from .annotations import annotate, real_scribble
 from .masks_folder import load_map, load_masks_info, pseudo_mask_levels, soft_levels
 
 
@@ -69,6 +70,33 @@ def pack_gaze(dataset: Dataset, stems: Sequence[str], masks: Path, spec: InputSp
         log.warning("%d of %d images have no gaze map and are left out", len(stems) - len(found), len(stems))
     names, images, targets = zip(*found, strict=True)
     return Packed(names, np.stack(images), np.stack(targets))
+
+
+def pack_annotated(dataset: Dataset, stems: Sequence[str], spec: InputSpec, levels: int, scheme: str) -> Packed:
+    """Images with what `annotations.annotate` makes of their true masks, the same for each of `levels`.
+
+    Real scribbles of the dataset folder come first. Raises DatasetError where no image has a mask or a scribble.
+    """
+    size, real = (spec.size, spec.size), 0
+    names, images, targets = [], [], []
+    for stem in stems:
+        scribble = real_scribble(dataset, stem, len(spec.classes)) if scheme == "scribble" else None
+        if scribble is None and stem not in dataset.masks:
+            continue
+        if scribble is None:
+            labels = annotate(resize_labels(dataset.mask(stem, len(spec.classes)), size), scheme)
+        else:
+            labels, real = resize_labels(scribble, size), real + 1
+        names.append(stem)
+        images.append(resize_image(dataset.image(stem, spec.channels), size))
+        targets.append(np.broadcast_to(labels, (levels, *size)))
+    if not names:
+        raise DatasetError(f"{dataset.root} has no masks/ to take {scheme!r} supervision from; set data.supervision = \"gaze\"")
+    if len(names) < len(stems):
+        log.warning("%d of %d images have no mask and are left out", len(stems) - len(names), len(stems))
+    if scheme == "scribble":
+        log.info("scribbles: %d of the dataset's own, %d skeletons of masks", real, len(names) - real)
+    return Packed(tuple(names), np.stack(images), np.stack(targets))
 
 
 def pack_truth(dataset: Dataset, stems: Sequence[str], spec: InputSpec) -> Packed:

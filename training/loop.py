@@ -29,19 +29,21 @@ from ..progress import log, track
 from .augment import Augmenter
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import Loss, Optimiser, TrainConfig
-from .data import Packed, batch_indices, pack_gaze, pack_truth, to_tensors
+from .data import Packed, batch_indices, pack_annotated, pack_gaze, pack_truth, to_tensors
 from .ensemble import Ensemble, activation
 from .losses import consistency_loss, cross_loss, dice_loss, disputed_weights, segmentation_loss
 from .lpp import propagated_logits
+from .masks_folder import IGNORE
 
 DEAD_SHARE = 0.001  # a level that calls less than this, or all but this, foreground over the validation split is dead
 
 
-def train(config: TrainConfig, dataset_folder: Path, masks: Path, out: Path, resume: bool = False,
+def train(config: TrainConfig, dataset_folder: Path, masks: Path | None, out: Path, resume: bool = False,
           device: str = "auto") -> Run:
-    """Train the m peer networks on gaze pseudo-masks and write the run folder `out`.
+    """Train the m peer networks on gaze pseudo-masks, or on what `data.supervision` names, and write the run folder `out`.
 
-    masks: the folder that `gazeseg-serve masks` wrote. Weights are those of the last step: nothing is selected.
+    masks: the folder that `gazeseg-serve masks` wrote, the dataset's where None; only gaze needs it. Weights are those of
+    the last step: nothing is selected.
     Raises DatasetError, TrainingError (a non-finite loss; a run that is already there).
     """
     if (out / RUN_FILE).exists() and not resume:
@@ -50,8 +52,11 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path, out: Path, res
     dataset = Dataset.open(dataset_folder)
     splits = dataset.splits()
     spec = config.input_spec
-    data = pack_gaze(dataset, splits["train"], masks, spec, config.levels.thresholds, config.data.maps == "refined",
-                     config.data.ramp, config.data.band)
+    if config.data.supervision == "gaze":
+        data = pack_gaze(dataset, splits["train"], masks or dataset_folder, spec, config.levels.thresholds,
+                         config.data.maps == "refined", config.data.ramp, config.data.band)
+    else:
+        data = pack_annotated(dataset, splits["train"], spec, len(config.levels.thresholds), config.data.supervision)
     truth = pack_truth(dataset, splits["val"], spec)
     log.info("%d training images, %d validation images with a mask", len(data), len(truth))
 
@@ -63,7 +68,8 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path, out: Path, res
     average = copy.deepcopy(model) if config.optimiser.average else model  # what is validated and kept
     state = nn.ModuleDict({"now": model, "average": average}) if config.optimiser.average else model
     first, history = load_checkpoint(out, config.as_dict(), state, optimiser) if resume else (0, [])
-    augment, steps = Augmenter(config.augment), config.optimiser.steps
+    unknown = config.data.supervision in ("point", "scribble")  # of what augmentation moves in from outside the image
+    augment, steps = Augmenter(config.augment, IGNORE if unknown else 0), config.optimiser.steps
     board = SummaryWriter(str(out / "tensorboard"), purge_step=first)
 
     for step in track(range(first, steps), "training", steps - first):
@@ -212,7 +218,7 @@ def write_run(out: Path, config: TrainConfig, model: Ensemble, data: Packed, spl
         key = f"dice_level_{i + 1}"
         levels.append(Level(threshold, name, sha256(weights), {"val_dice": final[key]} if key in final else {}))
     fingerprints = data.fingerprints()
-    if dataset.fixations.is_file():
+    if config.data.supervision == "gaze" and dataset.fixations.is_file():
         fingerprints["fixations"] = sha256_file(dataset.fixations)
     versions = {name: version(name) for name in ("gazeseg-serve", "torch", "monai", "numpy")}
     versions["python"] = platform.python_version()

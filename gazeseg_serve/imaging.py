@@ -94,7 +94,7 @@ def _check_header(image: Image.Image, limits: Limits) -> None:
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -103,9 +103,9 @@ def _to_array(image: Image.Image) -> np.ndarray:
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    grey = image.mode in ("1", "L")
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels[..., None] if mode == "L" else pixels
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -154,14 +154,28 @@ def log_odds(probability: np.ndarray) -> np.ndarray:
 
 def encode_png(pixels: np.ndarray, bilevel: bool = False) -> bytes:
     """PNG of `(H, W)` uint8/uint16 or `(H, W, 3)` RGB uint8; `bilevel` writes 1 bit a pixel (0 stays 0)."""
+    if bilevel:
+        return _encode_bilevel(pixels)
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    options = [cv2.IMWRITE_PNG_BILEVEL, 1] if bilevel else [cv2.IMWRITE_PNG_COMPRESSION, 3]
-    if bilevel:
-        pixels = np.where(pixels, np.uint8(255), np.uint8(0))
-    done, data = cv2.imencode(".png", pixels, options)
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     assert done, "PNG encoding of a valid array does not fail"
     return data.tobytes()
+
+
+def _encode_bilevel(mask: np.ndarray) -> bytes:
+    """A 1-bit grey PNG of a mask `(H, W)`: every answer of the service is one, and OpenCV takes ten times as long."""
+    height, width = mask.shape
+    packed = np.packbits(mask != 0, axis=1)
+    rows = np.zeros((height, packed.shape[1] + 1), np.uint8)  # a row begins with its filter, 0: none
+    rows[:, 1:] = packed
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)  # 1 bit, grey, deflate, not interlaced
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows.tobytes(), 1))
+            + chunk(b"IEND", b""))
 
 
 def encode_map(values: np.ndarray) -> bytes:

@@ -19,6 +19,7 @@ from pycocotools import mask as coco
 from gazeseg_serve import outputs
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.errors import ConfigError
+from gazeseg_serve.imaging import encode_png
 from gazeseg_serve.predictor import Prediction
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
@@ -47,6 +48,15 @@ def test_png_is_one_bit_and_holds_the_mask(prediction: Prediction, artifact: Art
     picture = Image.open(io.BytesIO(rendered.content))
     assert (picture.mode, picture.size, rendered.media_type) == ("1", (80, 48), "image/png")
     np.testing.assert_array_equal(np.asarray(picture), prediction.mask(0.5).astype(bool))
+
+
+@given(mask=MASKS)
+def test_a_bilevel_png_is_read_back_by_two_readers(mask: np.ndarray) -> None:
+    data = encode_png(mask, bilevel=True)
+    picture = Image.open(io.BytesIO(data))
+    assert (picture.mode, picture.size) == ("1", mask.shape[::-1])
+    np.testing.assert_array_equal(np.asarray(picture), mask)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), mask * np.uint8(255))
 
 
 def test_png_of_several_classes_is_a_palette_of_labels(several: Artifact) -> None:

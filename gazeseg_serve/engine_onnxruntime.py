@@ -18,6 +18,8 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "t
 class OnnxRuntimeEngine:
     """Runs the model file at `model`. Raises EngineError where the provider asked for is not the one that runs.
 
+    On a CPU `run` may be called by several threads.
+
     lanes: on a CPU, one image is computed by all threads together, but several go to one thread each: threads that need
     not wait for one another after every layer do more. Both ways give the same bits. The gate of an export, which
     asks what the graph makes of a batch, leaves it off.

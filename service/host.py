@@ -1,4 +1,4 @@
-"""One artifact being served: its engine in a thread of its own, behind adaptive batching, warmed up before use."""
+"""One artifact being served: its engine in threads of its own, behind adaptive batching, warmed up before use."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ _LEARNING_BATCHES = 11
 _WARM_UP_SECONDS = 20.0
 # On a CPU a batch is no faster than its images one by one, and the last to come waits for all of it.
 _CPU_BATCH, _GPU_BATCH = 4, 32
+_AT_ONCE = 2
 
 
 @dataclass(slots=True)
@@ -63,7 +64,8 @@ class Batching(Protocol):
     def close(self) -> None: ...
 
 
-MakeBatching = Callable[[RunBatch, int, float], Batching]
+# (run, images in a batch at most, seconds after which a job is given up, batches under way at once)
+MakeBatching = Callable[[RunBatch, int, float, int], Batching]
 
 
 class ModelHost:
@@ -76,7 +78,11 @@ class ModelHost:
         self._make_batching = make_batching
         self._batching: Batching | None = None
         self.max_batch = settings.max_batch
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{name}")
+        self._engine_threads = [ThreadPoolExecutor(1, thread_name_prefix=f"engine-{name}") for _ in range(_AT_ONCE)]
+        # The thread that was free last comes first: a lone client always meets the one whose caches are warm.
+        self._free_threads: asyncio.LifoQueue[ThreadPoolExecutor] = asyncio.LifoQueue()
+        for thread in self._engine_threads:
+            self._free_threads.put_nowait(thread)
         self._waiting = 0
         self._largest = 0
         self._predictor: Predictor | None = None
@@ -99,7 +105,9 @@ class ModelHost:
         self._predictor = Predictor.open(self.folder, self._settings.device, self._settings.threads)
         on_gpu = any(kind in self._predictor.engine.name for kind in ("cuda", "tensorrt"))
         self.max_batch = self._settings.max_batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)
-        self._batching = self._make_batching(self._run, self.max_batch, self._settings.timeout_seconds)
+        # The next batch moves up while the last images of the one before are still computed; other engines take one call.
+        at_once = _AT_ONCE if self._predictor.engine.name == "onnxruntime-cpu" else 1
+        self._batching = self._make_batching(self._run, self.max_batch, self._settings.timeout_seconds, at_once)
 
     async def warm_up(self) -> None:
         """Send made-up images until the dispatcher has learned and a batch of more than one has been seen."""
@@ -146,9 +154,13 @@ class ModelHost:
         live = [job for job in jobs if not job.gone]
         if not live:
             return [None] * len(jobs)
+        thread = await self._free_threads.get()
         started = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        outputs, seconds = await loop.run_in_executor(self._engine_thread, self._timed, [job.pixels for job in live])
+        try:
+            loop = asyncio.get_running_loop()
+            outputs, seconds = await loop.run_in_executor(thread, self._timed, [job.pixels for job in live])
+        finally:
+            self._free_threads.put_nowait(thread)
         self._largest = max(self._largest, len(live))
         if self.warm:
             self._telemetry.batch_size.labels(self.name).observe(len(live))
@@ -168,7 +180,8 @@ class ModelHost:
     def close(self) -> None:
         if self._batching is not None:
             self._batching.close()
-        self._engine_thread.shutdown(wait=True)
+        for thread in self._engine_threads:
+            thread.shutdown(wait=True)
 
 
 def _retrieve(task: asyncio.Future[Answer | None]) -> None:

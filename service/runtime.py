@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import cv2
+
 from gazeseg_serve.errors import ConfigError, GazesegError
 
 from .host import MakeBatching, ModelHost
@@ -53,6 +55,8 @@ class Runtime:
         folders = self.settings.folders()
         if not folders:
             raise ConfigError("no artifact to serve; set GAZESEG_ARTIFACT, or run: gazeseg-serve serve ARTIFACT")
+        # One image a thread: OpenCV's own threads would only wait for each other and for the engine's.
+        cv2.setNumThreads(1)
         self.pipeline = Pipeline(self.settings.limits, self.telemetry)
         self._hosts = {name: ModelHost(name, folder, self.settings, self.telemetry, self._make_batching)
                        for name, folder in folders.items()}

@@ -34,7 +34,7 @@ class Gate:
         self.open.set()
         self.jobs: list[Job] = []
 
-    def __call__(self, run: RunBatch, max_batch: int, max_wait: float) -> Gate:
+    def __call__(self, run: RunBatch, max_batch: int, max_wait: float, at_once: int) -> Gate:
         self._run = run
         return self
 

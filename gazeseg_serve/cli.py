@@ -112,14 +112,14 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Train the m peer networks on gaze pseudo-masks.
+    """Train the m peer networks on gaze pseudo-masks, or on what data.supervision names.
 
     Example: gazeseg-serve train configs/kvasir_small.toml --data kvasir --masks build/kvasir --out runs/small
     """
     from .training.config import load_config
     from .training.loop import train as run_training
 
-    run = run_training(load_config(config, settings or ()), data, masks or data, out, resume, device)
+    run = run_training(load_config(config, settings or ()), data, masks, out, resume, device)
     lines = [f"wrote {out} ({len(run.levels)} levels)"]
     lines += [f"validation Dice of the ensemble at the network's size: {value:.4f}" for value in run.metrics.values()]
     _finish([*lines, f"next: gazeseg-serve evaluate {out} --data {data} --split val"], {"run": str(out)} | run.metrics, as_json)

@@ -107,13 +107,13 @@ def _eager(folder: Path, run: Run, ensemble: Ensemble, gate: GateImages, wanted:
     finally:
         torch.set_num_threads(before)
     weights = sum((folder / level.weights).stat().st_size for level in run.levels)
-    flops = sum(2 * count for count in _multiply_adds(ensemble))
+    flops = sum(2 * count for count in multiply_adds(ensemble))
     return Candidate(EAGER, "pytorch", "fp32", weights, flops, timings,
                      peak_memory(_ONE_EAGER_CALL, str(folder), torch=True),
                      measure_fidelity(wanted, wanted, gate.truths, len(run.input.classes)), True)
 
 
-def _multiply_adds(ensemble: Ensemble) -> list[int]:
+def multiply_adds(ensemble: Ensemble) -> list[int]:
     """Of each convolution for one image, counted as it runs."""
     counts: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Strategy `distill`: a student of any width and norm learns what the ensemble says, probability and disagreement.
+"""Strategy `distill`: a student of any width, depth, stride and norm learns the ensemble's probability and disagreement.
 
 No mask is needed, only images, so unlabelled ones serve as well. Teacher and student see the same augmented images
 ("function matching": Beyer et al., CVPR 2022). A second head learns the levels' disagreement (DUDES, Landgraf et al.,
@@ -8,7 +8,7 @@ arXiv 2303.09843).
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +39,13 @@ _LOG_EVERY = 100
 class Student:
     """The student and its schedule; the defaults serve a CPU, where batch norm folds into the convolutions.
 
-    width, norm   as `training.unet.Architecture`
-    warm_start    begin with the weights of a level where width and norm are the run's own
+    width, norm, stride, depth   as `training.unet.Architecture`
+    warm_start    begin with the weights of a level where all four are the run's own
     rate          of AdamW, reached over the first tenth of the steps, then a half cosine to 1/1000 of it
     precision     of the arithmetic, as in training: 32-true, bf16-mixed or 16-mixed
+    views         augmented views of each image for which the ensemble is asked once, and which are then learned again
+                  and again: where it is dearer than the student and an image is seen more often than that. 0: a new view
+                  each time
     """
 
     width: int = 16
@@ -53,8 +56,13 @@ class Student:
     seed: int = 0
     warm_start: bool = True
     precision: str = "bf16-mixed"
+    stride: int = 1
+    depth: int = 5
+    views: int = 0
 
     def __post_init__(self) -> None:
+        if self.views < 0:
+            raise ConfigError(f"{self.views} views; 0 is a new one each time")
         if self.steps < 1 or self.batch < 1 or not self.rate > 0:
             raise ConfigError(f"a student needs steps, batch and rate above 0, not {self.steps}, {self.batch}, {self.rate}")
         if self.precision not in PRECISIONS:
@@ -92,25 +100,27 @@ def distil(ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNe
         raise ConfigError("a student learns from images; pass --data DATASET or --unlabelled FOLDER")
     fabric = Fabric(accelerator=device, devices=1, precision=settings.precision)  # type: ignore[arg-type]
     student = fabric.to_device(make_student(ensemble, settings, start)).to(memory_format=torch.channels_last)
-    teacher = fabric.to_device(ensemble).to(memory_format=torch.channels_last).eval()
     optimiser = torch.optim.AdamW(student.parameters(), settings.rate, weight_decay=settings.schedule.weight_decay)
     facts = asdict(settings) | {"images": len(images)}
     first = 0
     if keep is not None and (keep / STATE_FILE).is_file():
         first, _ = load_checkpoint(keep, facts, student, optimiser)
         log.info("the student of %s goes on at step %d", keep, first)
-    augment = Augmenter(AUGMENT)
+    ask, augment = Teacher(ensemble, fabric), Augmenter(AUGMENT)
+    known = ask.views(images, augment, settings) if settings.views and first < settings.steps else None
     for step in track(range(first, settings.steps), "distilling", settings.steps - first):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, settings.schedule)
-        batch = torch.from_numpy(images[batch_indices(step, len(images), settings.batch, settings.seed)])
-        moved, _ = augment(batch.permute(0, 3, 1, 2).float() / 255, torch.zeros(len(batch), 1, *batch.shape[1:3]),
-                           seed=settings.seed * 1_000_003 + step)
-        x = ensemble.normalise(fabric.to_device(moved) * 255).contiguous(memory_format=torch.channels_last)
+        count = len(images) if known is None else len(known[0])
+        chosen = batch_indices(step, count, settings.batch, settings.seed)
+        if known is None:
+            x = augmented(augment, images[chosen], settings.seed * 1_000_003 + step)
+            target = ask(x)
+        else:
+            x, target = known[0][chosen], known[1][chosen]
         with fabric.autocast():
-            with torch.no_grad():
-                target = teacher(x).float()
-            loss = distillation_loss(student(x).float(), target)
+            logits = student(ask.prepare(x)).float()
+            loss = distillation_loss(logits, fabric.to_device(target).float(), ensemble.spec.outputs)
         if not math.isfinite(loss.item()):
             raise TrainingError(f"the student's loss is {loss.item()} at step {step}; lower its rate, or use precision 32-true")
         optimiser.zero_grad()
@@ -125,32 +135,76 @@ def distil(ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNe
     return student.cpu().to(memory_format=torch.contiguous_format).eval()
 
 
-def distillation_loss(logits: Tensor, teacher: Tensor) -> Tensor:
+def augmented(augment: Augmenter, images: np.ndarray, seed: int) -> Tensor:
+    """uint8 `(B, H, W, C)` -> another view of each, uint8 `(B, C, H, W)`, as `seed` says."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    moved, _ = augment(pixels, torch.zeros(len(images), 1, *images.shape[1:3]), seed=seed)
+    return (moved * 255).round().byte()
+
+
+class Teacher:
+    """`teacher(x)`: uint8 images `(B, C, H, W)` -> what a student shall say of them, see `soft_targets`."""
+
+    def __init__(self, ensemble: Ensemble, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self._ensemble = fabric.to_device(ensemble).to(memory_format=torch.channels_last).eval()
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """uint8 `(B, C, H, W)` -> normalised float in the memory format that is fastest."""
+        return self._ensemble.normalise(self._fabric.to_device(x).float()).contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        with self._fabric.autocast():
+            logits = self._ensemble(self.prepare(x))
+        return soft_targets(logits.float())
+
+    def views(self, images: np.ndarray, augment: Augmenter, settings: Student) -> tuple[Tensor, Tensor]:
+        """`settings.views` views of each image, uint8 `(V N, C, H, W)`, and the answers, float16 `(V N, K or K + 1, H, W)`."""
+        starts = [(view, i) for view in range(settings.views) for i in range(0, len(images), settings.batch)]
+        seen, said = [], []
+        for view, i in track(starts, "asking the ensemble", len(starts)):
+            part = images[i:i + settings.batch]
+            seen.append(augmented(augment, part, settings.seed * 1_000_003 + view * len(images) + i))
+            said.append(self(seen[-1]).half().cpu())
+        return torch.cat(seen), torch.cat(said)
+
+
+def soft_targets(teacher: Tensor) -> Tensor:
+    """The levels' logits `(m, B, K, H, W)` -> their ensemble's probabilities `(B, K, H, W)` and, for m > 1, one map more:
+    twice the deviation of the levels' probabilities, which lies in [0, 1].
+
+    The ensemble is the activation of the mean logit (Hinton et al., 2015, at temperature 1).
+    """
+    probability = activation(teacher.mean(dim=0))
+    if len(teacher) == 1:
+        return probability
+    spread = activation(teacher).std(dim=0, correction=0).mean(dim=1, keepdim=True)
+    return torch.cat([probability, (2 * spread).clamp(0, 1)], dim=1)
+
+
+def distillation_loss(logits: Tensor, target: Tensor, classes: int) -> Tensor:
     """KL(ensemble || student), up to the ensemble's own entropy, plus the same for the disagreement; a mean over pixels.
 
-    logits: the student's `(B, K, H, W)`, or `(B, K + 1, H, W)` with the disagreement's last. teacher: the levels'
-    logits `(m, B, K, H, W)`; the ensemble is the activation of their mean (Hinton et al., 2015, at temperature 1). The
-    deviation of probabilities lies in [0, 1/2], so twice it is the target of a binary cross-entropy, whose minimum is
-    the target's mean.
+    logits and target: `(B, K, H, W)`, or `(B, K + 1, H, W)` with the disagreement's last; target as `soft_targets` gives
+    it, K = classes. The least that a binary cross-entropy can be is at the target's mean.
     """
-    classes = teacher.shape[2]
-    target = activation(teacher.mean(dim=0))
     if classes == 1:
-        loss = F.binary_cross_entropy_with_logits(logits[:, :1], target)
+        loss = F.binary_cross_entropy_with_logits(logits[:, :1], target[:, :1])
     else:
-        loss = F.cross_entropy(logits[:, :classes], target)
-    if logits.shape[1] > classes:
-        spread = activation(teacher).std(dim=0, correction=0).mean(dim=1)
-        loss = loss + F.binary_cross_entropy_with_logits(logits[:, classes], (2 * spread).clamp(0, 1))
+        loss = F.cross_entropy(logits[:, :classes], target[:, :classes])
+    if target.shape[1] > classes:
+        loss = loss + F.binary_cross_entropy_with_logits(logits[:, classes], target[:, classes])
     return loss
 
 
 def make_student(ensemble: Ensemble, settings: Student, start: UNet | None) -> UNet:
     """A seeded UNet with the disagreement's head where there is more than one level, or a copy of `start` with one added."""
-    heads = ensemble.spec.outputs + (len(ensemble.levels) > 1)
-    student = seeded_unet(Architecture(settings.width, settings.norm, ensemble.spec.channels, heads), settings.seed)
     own = ensemble.architecture
-    if start is None or not settings.warm_start or (settings.width, settings.norm) != (own.width, own.norm):
+    heads = ensemble.spec.outputs + (len(ensemble.levels) > 1)
+    wanted = Architecture(settings.width, settings.norm, ensemble.spec.channels, heads, settings.stride, settings.depth)
+    student = seeded_unet(wanted, settings.seed)
+    if start is None or not settings.warm_start or wanted != replace(own, outputs=heads):
         return student
     log.info("the student begins with the weights of a level")
     student.backbone.load_state_dict(start.backbone.state_dict())

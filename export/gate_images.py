@@ -11,7 +11,6 @@ import numpy as np
 from gazeseg_serve.contract import InputSpec, Run
 from gazeseg_serve.dataset import Dataset, image_files
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.files import sha256_file
 from gazeseg_serve.imaging import read_image, resize_image, with_channels
 from gazeseg_serve.progress import log, track
 from gazeseg_serve.training.phantoms import phantom
@@ -52,30 +51,35 @@ def gate_images(run: Run, data: Path | None, split: str, count: int) -> GateImag
 
 
 def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = (), count: int | None = None) -> np.ndarray:
-    """uint8 `(N, size, size, C)`: the run's training images in `data`, then those of the folders `unlabelled`.
+    """uint8 `(N, size, size, C)`: the run's training images in `data`, then those of the folders `unlabelled`; `count` of
+    them at most.
 
-    A file of `unlabelled` with the content of a validation or test image is left out, and said: the gate must not
-    look at what a student learned from. Raises DatasetError where a folder holds no image.
+    An image of `unlabelled` whose pixels at that size are those of a validation or test image, whatever its name and
+    file format, is left out, and said: the gate must not look at what a student learned from. Raises DatasetError where
+    a folder holds no image.
     """
-    paths, held_out = [], set()
+    parts, held_out = [], set()
     if data is not None:
         dataset = Dataset.open(data)
-        paths = [dataset.images[stem] for stem in run.splits.get("train", ()) if stem in dataset.images]
-        held_out = {sha256_file(dataset.images[stem]) for name, stems in run.splits.items() if name != "train"
-                    for stem in stems if stem in dataset.images}
+        of = {name: [dataset.images[stem] for stem in stems if stem in dataset.images] for name, stems in run.splits.items()}
+        train = of.pop("train", [])[:count]
+        parts += [_stack(train, run.input)] if train else []
+        if unlabelled:
+            held_out = {image.tobytes() for paths in of.values() if paths for image in _stack(paths, run.input)}
     for folder in unlabelled:
-        found = image_files(folder) if folder.is_dir() else []
+        found = image_files(folder)[:count] if folder.is_dir() else []
         if not found:
             raise DatasetError(f"{folder} holds no image; name a folder of PNG, JPEG, TIFF or DICOM files")
-        kept = [path for path in found if sha256_file(path) not in held_out]
-        if len(kept) < len(found):
+        images = _stack(found, run.input)
+        kept = np.array([image.tobytes() not in held_out for image in images])
+        if not kept.all():
             log.warning("%d of %d images of %s are held out for validation or test and are left out",
-                        len(found) - len(kept), len(found), folder)
-        paths += kept
-    if not paths:
+                        len(images) - kept.sum(), len(images), folder)
+        parts.append(images[kept])
+    if not parts:
         raise DatasetError("there is no image to learn from; pass --data DATASET, the one the run was trained on, or "
                            "--unlabelled FOLDER")
-    return _stack(paths[:count], run.input)
+    return np.concatenate(parts)[:count]
 
 
 def _stack(paths: Sequence[Path], spec: InputSpec) -> np.ndarray:

@@ -183,9 +183,12 @@ def export(
     min_agreement: Annotated[float | None, typer.Option(help="Lossy gate: Dice with the ensemble; 0.97 without masks.")] = None,
     unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
     width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
+    stride: Annotated[int, typer.Option(help="distill: 2 or 4 make blocks of pixels channels, for a fraction of the work.")] = 1,
+    depth: Annotated[int, typer.Option(help="distill: stages of the student, 2 to 5.")] = 5,
     norm: Annotated[str, typer.Option(help="distill: batch (folds away), group or instance.")] = "batch",
     steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
     rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
+    views: Annotated[int, typer.Option(help="distill: views an image for which the ensemble is asked once; 0: all new.")] = 0,
     warm_start: Annotated[bool, typer.Option(help="distill: begin with a level's weights where they fit.")] = True,
     seed: Annotated[int, typer.Option(help="distill: seed.")] = 0,
     keep: Annotated[Path | None, typer.Option(help="distill: folder of the student's state, to go on or export again.")] = None,
@@ -207,7 +210,7 @@ def export(
     from .export.parity import Tolerance
     from .export.pipeline import export_run
 
-    student = Student(width, norm, steps, rate=rate, seed=seed, warm_start=warm_start)
+    student = Student(width, norm, steps, rate=rate, seed=seed, warm_start=warm_start, stride=stride, depth=depth, views=views)
     artifact = export_run(
         run, out, strategy, data, "val", images, Tolerance(max_difference, flipped), precision=precision,
         limits=Limits(max_dice_loss, min_agreement), student=student, unlabelled=unlabelled or (), keep=keep,
@@ -233,6 +236,7 @@ def compare(
     keep: Annotated[Path | None, typer.Option(help="distill: folder of the student's state, taken up where it is.")] = None,
     unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
     width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
+    stride: Annotated[int, typer.Option(help="distill: the student's stride.")] = 1,
     steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
     rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
     threads: Annotated[int, typer.Option(help="CPU threads of each engine; 0: all cores.")] = 0,
@@ -248,7 +252,7 @@ def compare(
     from .export.distill import Student
 
     names = [name.strip() for name in strategies.split(",")]
-    result = run_comparison(run, data, out, Student(width, steps=steps, rate=rate), unlabelled or (), keep,
+    result = run_comparison(run, data, out, Student(width, steps=steps, rate=rate, stride=stride), unlabelled or (), keep,
                             strategies=names, threads=threads, seconds=seconds)
     _finish([*result.lines(), f"take {result.recommended}: {result.reason}", f"report: {out / 'compare.html'}"],
             result.as_dict(), as_json)

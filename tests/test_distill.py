@@ -10,15 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from PIL import Image
 from torch import nn
 
 from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, TrainingError
 from gazeseg_serve.export import distill
-from gazeseg_serve.export.distill import Student, StudentGraph, distil, distillation_loss, make_student
+from gazeseg_serve.export.distill import Student, StudentGraph, distil, distillation_loss, make_student, soft_targets
 from gazeseg_serve.export.gate_images import learning_images
+from gazeseg_serve.export.parity import eager_ensemble
 from gazeseg_serve.export.strategies import eager_student
+from gazeseg_serve.training.augment import Augmenter
 from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
 from gazeseg_serve.training.unet import Architecture
 
@@ -48,16 +52,17 @@ def test_the_loss_of_one_class_is_the_sum_over_pixels_of_two_cross_entropies() -
                                       (2 * float(np.std(each)), logits[b, 1, y, x])):
                     p = 1 / (1 + np.exp(-float(logit)))
                     wanted -= target * np.log(p) + (1 - target) * np.log(1 - p)
-    assert float(distillation_loss(logits, teacher)) == pytest.approx(wanted / 32, rel=1e-5)
+    assert float(distillation_loss(logits, soft_targets(teacher), 1)) == pytest.approx(wanted / 32, rel=1e-5)
 
 
 def test_the_loss_of_several_classes_is_least_at_the_ensemble() -> None:
     teacher = torch.randn(1, 2, 3, 4, 4)
-    best = distillation_loss(teacher[0], teacher)
+    target = soft_targets(teacher)
+    best = distillation_loss(teacher[0], target, 3)
     p = teacher[0].softmax(dim=1)
     assert float(best) == pytest.approx(float(-(p * p.log()).sum(dim=1).mean()), rel=1e-5)
     for _ in range(5):
-        assert distillation_loss(teacher[0] + 0.3 * torch.randn_like(teacher[0]), teacher) > best
+        assert distillation_loss(teacher[0] + 0.3 * torch.randn_like(teacher[0]), target, 3) > best
 
 
 @pytest.mark.parametrize(("classes", "levels", "heads"), [(1, 2, 2), (1, 1, 1), (3, 2, 5)])
@@ -87,9 +92,25 @@ def test_a_warm_start_answers_as_the_level_it_began_with() -> None:
     assert any(isinstance(module, nn.GroupNorm) for module in cold.modules())
 
 
-def test_a_student_comes_nearer_to_its_teacher() -> None:
+@pytest.mark.parametrize(("stride", "depth", "norm"), [(2, 5, "batch"), (1, 3, "group"), (2, 4, "instance")])
+def test_a_student_may_be_of_another_build(stride: int, depth: int, norm: str) -> None:
     ensemble = ensemble_of()
-    settings = Student(width=4, steps=40, batch=4, rate=1e-2, precision="32-true")
+    settings = Student(width=8, steps=2, batch=2, precision="32-true", stride=stride, depth=depth, norm=norm)
+    student = distil(ensemble, IMAGES, settings, ensemble.networks[0])  # a start that does not fit is not taken
+    graph = StudentGraph(student, ensemble.spec).eval()
+    with torch.no_grad():
+        probability, disagreement = graph(torch.from_numpy(IMAGES))
+    wanted = eager_student(student, graph)(IMAGES)
+    np.testing.assert_allclose(probability, wanted.probability, atol=1e-5)
+    np.testing.assert_allclose(disagreement, wanted.disagreement, atol=1e-5)
+    whole = sum(p.numel() for p in make_student(ensemble, dataclasses.replace(settings, depth=5), None).parameters())
+    assert (sum(p.numel() for p in student.parameters()) < whole / 2) == (depth < 5)
+
+
+@pytest.mark.parametrize("views", [0, 3])
+def test_a_student_comes_nearer_to_its_teacher(views: int) -> None:
+    ensemble = ensemble_of()
+    settings = Student(width=4, steps=40, batch=4, rate=1e-2, precision="32-true", views=views)
 
     def gap(student: nn.Module) -> float:
         x = ensemble.normalise(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float())
@@ -97,6 +118,40 @@ def test_a_student_comes_nearer_to_its_teacher() -> None:
             return float((student(x)[:, :1].sigmoid() - ensemble(x).mean(0).sigmoid()).abs().mean())
 
     assert gap(distil(ensemble, IMAGES, settings)) < 0.7 * gap(make_student(ensemble, settings, None).eval())
+
+
+def test_the_ensemble_is_asked_once_for_each_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble, asked, learned = ensemble_of(), [], []
+    answer = Ensemble.forward
+
+    def forward(self: Ensemble, x: torch.Tensor) -> torch.Tensor:
+        asked.append(len(x))
+        return answer(self, x)
+
+    def loss(logits: torch.Tensor, target: torch.Tensor, classes: int) -> torch.Tensor:
+        learned.append(target)
+        return distillation_loss(logits, target, classes)
+
+    monkeypatch.setattr(Ensemble, "forward", forward)
+    monkeypatch.setattr(distill, "distillation_loss", loss)
+    distil(ensemble, IMAGES, dataclasses.replace(TINY, steps=20, views=2))
+    assert sum(asked) == 2 * len(IMAGES)
+    targets = torch.cat(learned)
+    assert len(targets) == 40
+    assert len(targets.flatten(1).unique(dim=0)) == 12  # six images, two views each, every one learned from
+
+
+def test_what_is_cached_is_what_the_ensemble_says_of_that_view() -> None:
+    ensemble = ensemble_of()
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    seen, said = distill.Teacher(ensemble, fabric).views(IMAGES, Augmenter(distill.AUGMENT), dataclasses.replace(TINY, views=2))
+    assert seen.shape == (12, 3, 32, 32)
+    assert seen.dtype == torch.uint8
+    wanted = eager_ensemble(ensemble)(seen.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_allclose(said[:, :1], wanted.probability, atol=1e-3)
+    assert wanted.disagreement is not None
+    np.testing.assert_allclose(said[:, 1] / 2, wanted.disagreement, atol=1e-3)
+    assert not torch.equal(seen[:6], seen[6:])
 
 
 def test_an_interrupted_student_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +187,10 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
 def test_impossible_students_are_refused() -> None:
     with pytest.raises(ConfigError, match="above 0"):
         Student(steps=0)
+    with pytest.raises(ConfigError, match="views"):
+        Student(views=-1)
+    with pytest.raises(ConfigError, match="depth 6"):
+        distil(ensemble_of(), IMAGES, dataclasses.replace(TINY, depth=6))
     with pytest.raises(ConfigError, match="unknown precision"):
         Student(precision="int3")
     with pytest.raises(ConfigError, match="learns from images"):
@@ -143,7 +202,8 @@ def test_a_student_never_learns_from_what_the_gate_looks_at(tiny_run: Path, phan
     run, _ = load_ensemble(tiny_run)
     dataset = Dataset.open(phantoms)
     held_out = run.splits["val"][0]
-    shutil.copy(dataset.images[held_out], tmp_path / "renamed.png")
+    with Image.open(dataset.images[held_out]) as image:
+        image.save(tmp_path / "renamed.tiff")  # other bytes, the same pixels
     shutil.copy(dataset.images[run.splits["train"][0]], tmp_path / "other.png")
     caplog.set_level(logging.WARNING, "gazeseg_serve")
     images = learning_images(run, phantoms, [tmp_path])

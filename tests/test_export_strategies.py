@@ -9,23 +9,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from damage import kill_a_head, made_before, perturb_weight, scale_means, swap_channels
+from fake_tensorrt import refusals
 
 from gazeseg_serve.contract import Artifact, InputSpec, Run
+from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engine_openvino import OpenVinoEngine, has_bf16
 from gazeseg_serve.errors import ConfigError, GateError
 from gazeseg_serve.export import pipeline
+from gazeseg_serve.export.compare import multiply_adds
 from gazeseg_serve.export.distill import Student
 from gazeseg_serve.export.fidelity import Limits
+from gazeseg_serve.export.flops import count_flops
 from gazeseg_serve.export.pipeline import export_run
-from gazeseg_serve.export.single import average, best_level
+from gazeseg_serve.export.single import alone, average, best_level
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
-from gazeseg_serve.training.unet import Architecture
+from gazeseg_serve.training.unet import Architecture, seeded_unet
 
 ANYTHING = Limits(max_dice_loss=1.0, min_agreement=0.0)
 QUICK = Student(width=4, steps=2, batch=2, precision="32-true")
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 LOSSY = ("average", "best-level", "distill")
 
 
@@ -130,6 +137,31 @@ def test_the_same_seed_gives_the_same_student(exported: Callable[[str], Path], l
     with pytest.raises(GateError, match="not as good"):
         export_run(lively_run, tmp_path / "b", "distill", phantoms, limits=ANYTHING,
                    student=dataclasses.replace(QUICK, seed=1, warm_start=False))
+
+
+def test_a_student_of_another_stride_and_depth_goes_through_every_precision(
+        lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = Student(width=8, steps=2, batch=2, precision="32-true", stride=2, depth=4)
+    keep = tmp_path / "student"
+    artifact = export_run(lively_run, tmp_path / "fp32", "distill", phantoms, limits=ANYTHING, student=student, keep=keep)
+    model = tmp_path / "fp32" / "model.onnx"
+    assert artifact.provenance["student"]["stride"] == 2
+    assert refusals(model.read_bytes()) == []  # TensorRT takes it
+    wanted = OnnxRuntimeEngine(model, "cpu").run(IMAGES)
+    answers = OpenVinoEngine(model).run(IMAGES)
+    np.testing.assert_allclose(answers.probability, wanted.probability, atol=1e-4)
+    network = seeded_unet(Architecture(8, "batch", outputs=2, stride=2, depth=4), 0)
+    single = alone(ensemble_of((0,)), network)
+    assert count_flops(model) == pytest.approx(sum(2 * count for count in multiply_adds(single)), rel=0.02)
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(tmp_path / "fp32"))
+    for precision in ("int8", "fp16", "bf16") if has_bf16() else ("int8", "fp16"):
+        out = tmp_path / precision
+        export_run(lively_run, out, "distill", phantoms, precision=precision, limits=ANYTHING, student=student, keep=keep)
+        assert count_flops(out / "model.onnx") == count_flops(model)
+    graph = onnx.load(tmp_path / "int8" / "model.onnx").graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    plain = [node for node in graph.node if node.op_type == "Conv" and makers.get(node.input[1]) != "DequantizeLinear"]
+    assert len(plain) == 2  # the first and the last
 
 
 def test_a_report_without_pictures_shows_none(exported: Callable[[str], Path], lively_run: Path, phantoms: Path,

@@ -33,6 +33,22 @@ def test_every_architecture_goes_forward_and_back(norm: str, size: tuple[int, in
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_a_depth_leaves_out_the_deepest_stages(depth: int) -> None:
+    network, x = seeded_unet(Architecture(4, "batch", depth=depth), 0).eval(), torch.randn(1, 3, 32, 32)
+    unet = network.backbone
+    with torch.no_grad():
+        ways = [unet.conv_0(x)]
+        for stage in range(1, depth):
+            ways.append(getattr(unet, f"down_{stage}")(ways[-1]))
+        y = ways.pop()
+        for stage in range(depth - 1, 0, -1):
+            y = getattr(unet, f"upcat_{stage}")(y, ways.pop())
+        torch.testing.assert_close(network(x), network.classifier(unet.final_conv(y)))
+    assert sum(p.numel() for p in network.parameters()) < sum(
+        p.numel() for p in seeded_unet(Architecture(4, "batch", depth=depth + 1), 0).parameters()) / 2
+
+
 @pytest.mark.parametrize("stride", [2, 4])
 def test_a_stride_makes_blocks_channels_and_enlarges_the_logits(stride: int) -> None:
     network = seeded_unet(Architecture(4, "batch", stride=stride), 0).eval()
@@ -57,7 +73,7 @@ def test_a_seed_decides_the_weights_and_leaves_the_generator_alone() -> None:
     assert not all(torch.equal(a[key], c[key]) for key in a)
 
 
-@pytest.mark.parametrize("arguments", [{"width": 6}, {"width": 0}, {"norm": "layer"}, {"stride": 3}])
+@pytest.mark.parametrize("arguments", [{"width": 6}, {"width": 0}, {"norm": "layer"}, {"stride": 3}, {"depth": 6}])
 def test_an_impossible_architecture_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Architecture(**arguments)  # type: ignore[arg-type]

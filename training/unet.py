@@ -21,6 +21,7 @@ class Architecture:
     """METHOD: width 64, norm "group", 3 channels, 1 output is the paper's network (31.4 M parameters).
 
     width    channels of the first stage; the stages are (w, 2w, 4w, 8w, 16w), the features 2w
+    depth    how many of the five stages there are: 4 leaves out the 16w one, which holds three quarters of the weights
     norm     "group" (4 groups, as released), "batch" (folds into the convolutions at export) or "instance"
     stride   blocks of stride x stride pixels become channels before the first convolution (Shi et al., CVPR 2016), and
              the logits are enlarged bilinearly behind the last: stride 2 does a quarter of the work. 1, 2 or 4
@@ -31,6 +32,7 @@ class Architecture:
     channels: int = 3
     outputs: int = 1
     stride: int = 1
+    depth: int = 5
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
@@ -39,6 +41,8 @@ class Architecture:
             raise ConfigError(f"width {self.width} is not a positive multiple of 4, which group norm's 4 groups need")
         if self.stride not in STRIDES:
             raise ConfigError(f"stride {self.stride} is not one of {', '.join(map(str, STRIDES))}")
+        if not 2 <= self.depth <= 5:
+            raise ConfigError(f"depth {self.depth} is not from 2 to 5")
 
 
 class UNet(nn.Module):
@@ -56,6 +60,9 @@ class UNet(nn.Module):
         self.stride = architecture.stride
         self.backbone = BasicUNet(spatial_dims=2, in_channels=architecture.channels * self.stride**2, out_channels=2 * w,
                                   features=(w, 2 * w, 4 * w, 8 * w, 16 * w, 2 * w), norm=norm)
+        for stage in range(architecture.depth, 5):
+            setattr(self.backbone, f"down_{stage}", nn.Identity())
+            setattr(self.backbone, f"upcat_{stage}", _Skip())
         self.classifier = nn.Conv2d(2 * w, architecture.outputs, kernel_size=1)
 
     def features(self, x: Tensor) -> Tensor:
@@ -67,6 +74,13 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.enlarge(self.classifier(self.features(x)))
+
+
+class _Skip(nn.Module):
+    """In place of a way up from a stage that is not there: what came along the skip connection."""
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return skip
 
 
 def _blocks_to_channels(x: Tensor, stride: int) -> Tensor:

@@ -126,6 +126,30 @@ def train(
 
 
 @app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="TOML that every run starts from.")],
+    vary: Annotated[list[str], typer.Option(metavar="KEY=A,B", help="Values of one config key; may be repeated.")],
+    data: Annotated[Path, typer.Option(help="Dataset folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run folders, sweep.md and sweep.csv.")],
+    masks: Annotated[Path | None, typer.Option(help="Folder that `masks` wrote; the dataset folder where not given.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override the config.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a grid of configs and tabulate their validation Dice, seeds averaged; interrupted, it goes on where it was.
+
+    Example: gazeseg-serve sweep configs/kvasir_small.toml --vary loss.consistency=none,pure,prop --vary seed=0,1
+        --data kvasir --masks build/kvasir --out runs/sweep
+    """
+    from .training.sweep import sweep as run_sweep
+
+    found = run_sweep(config, vary, data, masks, out, settings or (), device)
+    _finish([*found.markdown().splitlines(), f"wrote {out / 'sweep.md'}"], {"table": found.table()}, as_json)
+    if any(trial.error for trial in found.trials):
+        raise typer.Exit(1)
+
+
+@app.command()
 def relabel(
     run: Annotated[Path, typer.Argument(help="Run folder, trained on these images.")],
     data: Annotated[Path, typer.Option(help="Dataset folder.")],
@@ -183,7 +207,7 @@ def export(
     min_agreement: Annotated[float | None, typer.Option(help="Lossy gate: Dice with the ensemble; 0.97 without masks.")] = None,
     unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
     width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
-    stride: Annotated[int, typer.Option(help="distill: 2 or 4 make blocks of pixels channels, for a fraction of the work.")] = 1,
+    stride: Annotated[int, typer.Option(help="distill: 2 or 4 make blocks of pixels channels: less work.")] = 1,
     depth: Annotated[int, typer.Option(help="distill: stages of the student, 2 to 5.")] = 5,
     norm: Annotated[str, typer.Option(help="distill: batch (folds away), group or instance.")] = "batch",
     steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,

@@ -36,6 +36,7 @@ def read_dataset(data: bytes, limits: Limits) -> Dataset:
     """
     pydicom = require("pydicom", "dicom")
     try:
+        _refuse_deflated(data)
         dataset = pydicom.dcmread(io.BytesIO(data))
         rows, columns, frames = int(dataset.Rows), int(dataset.Columns), frame_count(dataset)
         photometric = str(dataset.PhotometricInterpretation)
@@ -52,6 +53,17 @@ def read_dataset(data: bytes, limits: Limits) -> Dataset:
     if depth not in (1, 8, 16) or samples not in (1, 3):
         raise UnsupportedImage(f"{samples} samples of {depth} bit are not accepted; send 1 or 3 of 8 or 16 bit")
     return dataset
+
+
+def _refuse_deflated(data: bytes) -> None:
+    """pydicom inflates such a file whole, whatever that comes to. Raises UnsupportedImage."""
+    from pydicom import filereader, uid
+
+    file = io.BytesIO(data)
+    file.seek(132)  # the preamble and its mark
+    meta = filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
+        raise UnsupportedImage("a deflated DICOM file is not accepted; send it uncompressed")
 
 
 def frame_count(dataset: Dataset) -> int:

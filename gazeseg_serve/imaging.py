@@ -19,6 +19,7 @@ from .errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 _FORMATS = ("PNG", "JPEG", "TIFF")  # JPEG opens MPO files, too
+_MAX_SCANS = 100  # of a JPEG; encoders write about ten
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I")
 # What Pillow's plugins raise on broken files (found by mutating files; UnidentifiedImageError is an OSError).
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError,
@@ -57,6 +58,9 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image, limits)
+            # Each scan of a progressive JPEG goes over all its pixels, and may take a few bytes of the file.
+            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
+                raise UnsupportedImage(f"a JPEG of more than {_MAX_SCANS} scans is not accepted; save it as a baseline JPEG")
             image.load()
             return with_channels(_to_array(image), channels)
     except UnidentifiedImageError:
@@ -89,8 +93,17 @@ def _check_header(image: Image.Image, limits: Limits) -> None:
         raise MalformedImage("the image has no pixels")
     if image.mode not in _MODES:
         raise UnsupportedImage(f"pixel layout {image.mode} is not accepted; convert to 8-bit RGB or grey")
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise UnsupportedImage(f"the file holds {image.n_frames} frames; send one image a file")
+    if image.format != "MPO" and _has_more(image):
+        raise UnsupportedImage("the file holds several frames; send one image a file")
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether a second frame follows. Counting them all would walk a chain as long as the file allows."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
 
 
 def _to_array(image: Image.Image) -> np.ndarray:

@@ -35,3 +35,38 @@ def dicom_file(instance: int, pixels: np.ndarray, series: str = "1.2.3.4", **att
     file = io.BytesIO()
     pydicom.dcmwrite(file, dataset, enforce_file_format=True)
     return file.getvalue()
+
+
+def enhanced_file(frames: np.ndarray) -> bytes:
+    """An enhanced MR object of `frames` `(N, H, W)` uint16, 3 mm apart: each frame's place is in its functional groups."""
+    import pydicom
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+    from pydicom.uid import EnhancedMRImageStorage
+
+    dataset = pydicom.dcmread(io.BytesIO(dicom_file(1, frames[0])))
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(dataset, name)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    dataset.NumberOfFrames, dataset.PixelData = len(frames), frames.astype("<u2").tobytes()
+
+    def holding(**values: object) -> Sequence:
+        item = Dataset()
+        for name, value in values.items():
+            setattr(item, name, value)
+        return Sequence([item])
+
+    shared = Dataset()
+    shared.PixelMeasuresSequence = holding(PixelSpacing=[0.5, 0.5], SliceThickness=3.0, SpacingBetweenSlices=3.0)
+    shared.PlaneOrientationSequence = holding(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    dataset.SharedFunctionalGroupsSequence = Sequence([shared])
+    groups = []
+    for number in range(len(frames)):
+        group = Dataset()
+        group.PlanePositionSequence = holding(ImagePositionPatient=[0, 0, 3.0 * number])
+        group.FrameContentSequence = holding(DimensionIndexValues=[number + 1], InStackPositionNumber=number + 1, StackID="1")
+        groups.append(group)
+    dataset.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,29 @@ def test_the_camera_s_orientation_is_honoured() -> None:
 def test_what_is_no_whole_image_is_refused(data: bytes, error: type[ImageError]) -> None:
     with pytest.raises(error):
         decode_image(data)
+
+
+def test_a_chain_of_many_frames_is_not_walked() -> None:
+    first = saved(Image.fromarray(RGB), "TIFF")
+    assert first[:4] == b"II*\0"
+    chain = bytearray(first)
+    entries = int.from_bytes(chain[4:8], "little")
+    after = entries + 2 + 12 * int.from_bytes(chain[entries : entries + 2], "little")
+    chain[after : after + 4] = len(first).to_bytes(4, "little")
+    for place in range(len(first), len(first) + 6 * 300_000, 6):  # empty directories, each naming the next
+        chain += (0).to_bytes(2, "little") + (place + 6).to_bytes(4, "little")
+    started = time.process_time()
+    with pytest.raises(ImageError):
+        decode_image(bytes(chain))
+    assert time.process_time() - started < 0.5
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded() -> None:
+    data = saved(Image.fromarray(RGB), "JPEG", progressive=True)
+    np.testing.assert_array_equal(decode_image(data).shape, RGB.shape)
+    last = data.rindex(b"\xff\xda")
+    with pytest.raises(UnsupportedImage, match="scans"):
+        decode_image(data[:last] + data[last:-2] * 200 + data[-2:])
 
 
 def test_the_limits_hold_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:

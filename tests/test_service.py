@@ -17,9 +17,11 @@ from PIL import Image
 
 pytest.importorskip("bentoml")
 from serving import PIXELS, encoded, problem, serve, wait_until_ready
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from gazeseg_serve.predictor import Predictor
+from gazeseg_serve.service.app import build
 from gazeseg_serve.service.settings import Settings
 
 
@@ -205,6 +207,17 @@ def test_metrics_count_requests_and_batches(client: TestClient) -> None:
     assert (value(served), value(refused)) == (before[0] + 1, before[1] + 1)
     client.get("/some/random/path")
     assert "random" not in client.get("/metrics").text
+
+
+def test_with_tracing_on_requests_go_through_bentomls_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "false")
+    traced = build(Settings(artifact=folder))
+    app = traced.to_asgi(is_main=True)
+    assert isinstance(app, Starlette)
+    assert any("OpenTelemetry" in layer.cls.__name__ for layer in app.user_middleware)
+    with TestClient(app) as client:
+        wait_until_ready(client)
+        assert client.post("/v1/segment", files={"image": encoded()}).status_code == 200
 
 
 def test_a_broken_artifact_is_not_ready_and_not_alive(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from artifacts import write_artifact
-from dicoms import dicom_file
+from dicoms import dicom_file, enhanced_file
 from PIL import Image
 
 pytest.importorskip("bentoml")
@@ -256,6 +258,33 @@ def test_too_many_dicom_pixels_are_refused_by_the_header(client: TestClient) -> 
     problem(client.post("/v1/segment", files={"image": dicom_file(1, ramp(), Rows=2000, Columns=2000)}), 413,
             "image-too-large")
     problem(client.post("/v1/segment", files={"image": dicom_file(1, ramp())[:-100]}), 400, "malformed-image")
+
+
+def test_a_deflated_file_is_refused_before_it_is_inflated(client: TestClient) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(dicom_file(1, ramp(), Rows=8000, Columns=8000, PixelData=bytes(2 * 8000 * 8000))))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+    bomb = file.getvalue()
+    assert len(bomb) < 200_000
+    tracemalloc.start()
+    started = time.perf_counter()
+    body = problem(client.post("/v1/segment", files={"image": bomb}), 415, "unsupported-image")
+    seconds, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "deflated" in str(body["detail"])
+    assert peak < 20 * 2**20
+    assert seconds < 1
+
+
+def test_a_multi_frame_file_becomes_one_seg_frame_by_frame(client: TestClient) -> None:
+    frames = np.stack([ramp(), ramp(), ramp(turned=True)])
+    response = client.post("/v1/segment?output=dicom-seg", files={"image": enhanced_file(frames)})
+    assert response.status_code == 200, response.text
+    seg = pydicom.dcmread(io.BytesIO(response.content))
+    bright_on_the_left = {float(group.PlanePositionSequence[0].ImagePositionPatient[2]): bool(frame[:, :20].all())
+                          for frame, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True)}
+    assert bright_on_the_left == {0.0: False, 3.0: False, 6.0: True}
 
 
 def test_colour_and_grey_tiffs_are_read(client: TestClient) -> None:

@@ -4,7 +4,7 @@
 
 Forward and backward from a level's features to the gradients of features, classifier and loss. Every version runs in its
 own process: time is the median of the rounds; memory is the peak of the process above that of one that does everything
-but the propagation. `paper`: 128 channels at 224 px; `small`: configs/kvasir_small.toml, 32 channels at 128 px, batch 8;
+but the propagation. `paper`: 128 channels at 224 px; `small`: configs/first_prop.toml, 32 channels at 128 px, batch 8;
 `step`: a whole training step of two of the small preset's networks, with each version and without LPP. The versions'
 numbers are compared too. The last line is JSON.
 """
@@ -32,7 +32,7 @@ from gazeseg_serve.training.lpp import propagated_logits
 
 SIZES = {"paper": (1, 128, 224), "small": (8, 32, 128)}  # batch, channels, side
 VERSIONS = ("without", "unfold", "shifts")
-SMALL = Path(__file__).parents[1] / "configs" / "kvasir_small.toml"
+SMALL = Path(__file__).parents[1] / "configs" / "first_prop.toml"
 
 
 def unfold_logits(features: Tensor, logits: Tensor, classifier: nn.Conv2d, similarity: str, window: int, dilation: int

@@ -1,44 +1,61 @@
-# The serving image: the runtime extras only, no torch, no compiler, not root.
+# The serving image: the runtime extras only, every package checked against its hash; no torch, no compiler, no pip, not root.
 #
-#   docker build -t gazeseg-serve .                                                     CPU
-#   docker build -t gazeseg-serve:gpu --build-arg ENGINE=gpu \
-#       --build-arg BASE=nvidia/cuda:12.9.1-cudnn-runtime-ubuntu24.04 \
-#       --build-arg SETUP="apt-get update && apt-get install -y --no-install-recommends python3 python3-venv && rm -rf /var/lib/apt/lists/*" .
-#   docker run --rm -p 3000:3000 -v "$PWD/artifacts/polyps:/models:ro" gazeseg-serve
+#   docker build --target cpu -t gazeseg-serve .
+#   docker build --target gpu -t gazeseg-serve:gpu .       CUDA 13, and TensorRT where GPU_BASE has its libraries
+#   docker run --rm --read-only --tmpfs /tmp --cap-drop ALL -p 3000:3000 -v "$PWD/artifacts/polyps:/models:ro" gazeseg-serve
 #
-# BASE is any image with Python 3.11 to 3.13 as python3, or one that SETUP gives it to.
-ARG BASE=python:3.12-slim
+# Without a folder at /models it serves the model of the package. CPU_BASE is any image with Python 3.11 to 3.13 as python3,
+# GPU_BASE any of Debian's kind with CUDA and cuDNN. Where there is no Docker engine: deploy/container.py, docs/deploy.md.
+ARG CPU_BASE=docker.io/library/python:3.12-slim
+ARG GPU_BASE=docker.io/nvidia/cuda:13.0.2-cudnn-runtime-ubuntu24.04
 
-FROM ${BASE} AS build
-ARG SETUP=true
-ARG ENGINE=cpu
-RUN sh -c "${SETUP}"
+# ---- the environments -------------------------------------------------------------------------------------------------
+FROM ${CPU_BASE} AS build-cpu
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY gazeseg_serve gazeseg_serve
-COPY training training
-COPY export export
-COPY service service
-RUN python3 -m venv /opt/gazeseg \
- && /opt/gazeseg/bin/pip install --no-cache-dir -c constraints.txt ".[serve,dicom,client,${ENGINE}]" \
- && /opt/gazeseg/bin/python -m compileall -q /opt/gazeseg/lib \
- && /opt/gazeseg/bin/gazeseg-serve --version
+COPY deploy/install.sh deploy/requirements-build.txt deploy/requirements-cpu.txt deploy/
+RUN sh deploy/install.sh packages cpu /opt/gazeseg
+COPY . .
+RUN sh deploy/install.sh service cpu /opt/gazeseg
 
-FROM ${BASE}
-ARG SETUP=true
-RUN sh -c "${SETUP}" && useradd --system --uid 10001 --home-dir /home/gazeseg --create-home gazeseg
-COPY --from=build /opt/gazeseg /opt/gazeseg
-ENV PATH=/opt/gazeseg/bin:$PATH \
-    PYTHONUNBUFFERED=1 \
-    BENTOML_DO_NOT_TRACK=True \
-    ORT_DISABLE_TELEMETRY=1 \
-    GAZESEG_ARTIFACT=/models
+FROM ${GPU_BASE} AS cuda
+RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv && rm -rf /var/lib/apt/lists/*
+
+FROM cuda AS build-gpu
+WORKDIR /src
+COPY deploy/install.sh deploy/requirements-build.txt deploy/requirements-gpu.txt deploy/
+RUN sh deploy/install.sh packages gpu /opt/gazeseg
+COPY . .
+RUN sh deploy/install.sh service gpu /opt/gazeseg
+
+# ---- the images -------------------------------------------------------------------------------------------------------
+FROM cuda AS gpu
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp gazeseg
+COPY --from=build-gpu /opt/gazeseg /opt/gazeseg
+COPY gazeseg_serve/models/default /models
+ENV PATH=/opt/gazeseg/bin:$PATH GAZESEG_ARTIFACT=/models
+LABEL org.opencontainers.image.title="gazeseg-serve" org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.description="Segmentation models trained on gaze, over HTTP, on a GPU. Research use only"
 USER 10001
-WORKDIR /home/gazeseg
-VOLUME /models
+WORKDIR /tmp
 EXPOSE 3000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
+    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=2)"]
+ENTRYPOINT ["gazeseg-serve"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "3000"]
+
+FROM ${CPU_BASE} AS cpu
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp gazeseg
+COPY --from=build-cpu /opt/gazeseg /opt/gazeseg
+COPY gazeseg_serve/models/default /models
+ENV PATH=/opt/gazeseg/bin:$PATH GAZESEG_ARTIFACT=/models
+LABEL org.opencontainers.image.title="gazeseg-serve" org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.description="Segmentation models trained on gaze, over HTTP. Research use only"
+USER 10001
+WORKDIR /tmp
+EXPOSE 3000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=2)"]
 ENTRYPOINT ["gazeseg-serve"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "3000"]

@@ -10,14 +10,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= gazeseg-demo
 
-.PHONY: setup demo demo-quick test test-slow lint types docs clean
+.PHONY: setup demo demo-quick test test-slow lint types docs wheel oldest lock audit container clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or 3.12 is needed (pydensecrf builds on no newer one); set PYTHON=" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,export,serve,dicom,client,openvino,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,export,serve,dicom,client,openvino,ray,docs,dev]'
 	@touch $@
 
 demo: $(READY)
@@ -41,6 +41,39 @@ types: $(READY)
 	rm -rf build/typed
 	$(BIN)/python -m pip install --quiet --no-deps --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gazeseg_serve
+
+# The manual, with the generated reference; a warning is an error. Read it with: .venv/bin/mkdocs serve
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# sdist and wheel, installed into an empty environment and used.
+wheel: $(READY)
+	.ci/wheel
+
+# The tests on the oldest versions that pyproject.toml allows.
+oldest: $(READY)
+	.ci/oldest
+
+# The serving image's packages with the hashes of their files, from constraints.txt.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+lock: $(READY)
+	for engine in cpu gpu; do $(COMPILE) -c constraints.txt --extra serve --extra dicom --extra client --extra $$engine \
+	    --no-emit-package gazeseg-serve pyproject.toml -o deploy/requirements-$$engine.txt; done
+	printf 'pip\nsetuptools>=77\n' | $(COMPILE) -o deploy/requirements-build.txt -
+
+# Known vulnerabilities in what the image installs, and in everything that the tests ran with.
+audit: $(READY)
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet 'pip-audit>=2.9'; }
+	build/audit/bin/pip-audit --require-hashes --disable-pip -r deploy/requirements-cpu.txt
+	build/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
+# The image, built and run for real without a Docker engine, as root; CONTAINER_BUILD lends the host's files to the build:
+#   make container CONTAINER_BUILD='--mount /etc/ssl/certs/ca-certificates.crt --mount /etc/pip.conf'
+container: $(READY)
+	test -n "$$($(BIN)/python deploy/container.py list | grep python-base)" || $(BIN)/python deploy/container.py base $(CONTAINER_BASE)
+	$(BIN)/python deploy/container.py build $(CONTAINER_BUILD)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m container tests/test_container.py
+	$(BIN)/python deploy/container.py measure
 
 clean:
 	rm -rf build dist *.egg-info $(DEMO_OUT)

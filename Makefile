@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= gazeseg-demo
 
-.PHONY: setup demo demo-quick test test-slow lint types docs wheel oldest lock audit container clean
+.PHONY: setup demo demo-quick test test-slow fuzz soak lint types docs wheel oldest lock audit container clean
 
 setup: $(READY)
 
@@ -32,6 +32,14 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m 'slow or browser'
+
+# A hundred thousand broken requests, and twenty thousand good ones for the memory: minutes, docs/reliability.md.
+fuzz: $(READY)
+	for seed in 1 2 3 4 5; do $(BIN)/python -W ignore benchmarks/fuzz.py --requests 20000 --seed $$seed --clients 16 \
+	    --examples 60 --out benchmarks/results/fuzz.json || exit 1; done
+
+soak: $(READY)
+	$(BIN)/python -W ignore benchmarks/soak.py --requests 20000 --out benchmarks/results/soak.json
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -64,8 +72,8 @@ lock: $(READY)
 # Known vulnerabilities in what the image installs, and in everything that the tests ran with.
 audit: $(READY)
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet 'pip-audit>=2.9'; }
-	build/audit/bin/pip-audit --require-hashes --disable-pip -r deploy/requirements-cpu.txt
-	build/audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/requirements-cpu.txt
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 # The image, built and run for real without a Docker engine, as root; CONTAINER_BUILD lends the host's files to the build:
 #   make container CONTAINER_BUILD='--mount /etc/ssl/certs/ca-certificates.crt --mount /etc/pip.conf'

@@ -72,6 +72,7 @@ def configure_logging(style: str) -> None:
     # Decoders quote the file they complain of, and a DICOM file holds a patient's name.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     logging.getLogger("highdicom").setLevel(logging.CRITICAL)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"pydicom|highdicom|PIL")
     for name, level in (("gazeseg_serve", logging.INFO), ("bentoml", logging.WARNING), ("circus", logging.WARNING),
                         ("uvicorn.error", logging.WARNING)):

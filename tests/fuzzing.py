@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -221,6 +222,31 @@ def make_case(rng: random.Random, corpus: dict[str, bytes]) -> Case:
     return rng.choices(makers, weights)[0](rng, corpus)
 
 
+def attack_document(url: str, examples: int) -> Counter[int]:
+    """Requests made by schemathesis from the OpenAPI document, `examples` an operation; the statuses they got.
+
+    Fails where one gets a 5xx, or a refusal that is no problem document.
+    """
+    import schemathesis
+    from hypothesis import HealthCheck, given, settings
+
+    statuses: Counter[int] = Counter()
+    for operation in schemathesis.openapi.from_url(url + "/openapi.json").get_all_operations():
+
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(case=operation.ok().as_strategy())
+        def attack(case: schemathesis.Case) -> None:
+            response = case.call(base_url=url)
+            statuses[response.status_code] += 1
+            assert response.status_code < 500, response.text
+            # What is not HTTP at all the server refuses before any of this project's code sees it.
+            if response.status_code >= 400 and response.content != b"Invalid HTTP request received.":
+                assert response.headers["content-type"] == ["application/problem+json"]
+
+        attack()
+    return statuses
+
+
 async def send(host: str, port: int, case: Case) -> int | str:
     """Send the case over a connection of its own. Returns the status, or `closed` where none came.
 
@@ -236,7 +262,9 @@ async def send(host: str, port: int, case: Case) -> int | str:
             async with asyncio.timeout(_PATIENCE if case.leaves else None):
                 line = await reader.readline()
                 if line:
-                    await reader.read()  # to the end: a server that stops in the middle of an answer hangs here
+                    rest = await reader.read()  # to the end: a server that stops in the middle of an answer hangs here
+                    if line.startswith(b"HTTP/1.1 100 "):  # the answer comes after it
+                        line = (line + rest).partition(b"\r\n\r\n")[2]
         except (OSError, ValueError):
             return "closed"
         except TimeoutError:

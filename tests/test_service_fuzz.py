@@ -7,14 +7,13 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from artifacts import write_artifact
-from hypothesis import HealthCheck, given, settings
 
 pytest.importorskip("bentoml")
 pytest.importorskip("schemathesis")
-import schemathesis
-from fuzzing import make_case, seed_corpus, send
+from fuzzing import attack_document, make_case, seed_corpus, send
 from serving import Running, running
 
 from gazeseg_serve.errors import ImageError
@@ -93,21 +92,5 @@ def test_mutated_images_raise_image_errors_alone() -> None:
 
 
 def test_requests_made_from_the_document_get_no_5xx(service: Running) -> None:
-    document = schemathesis.openapi.from_url(service.url + "/openapi.json")
-    operations = [result.ok() for result in document.get_all_operations()]
-    assert len(operations) >= 8
-    statuses = set()
-    for operation in operations:
-
-        @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-        @given(case=operation.as_strategy())
-        def attack(case: schemathesis.Case) -> None:
-            response = case.call(base_url=service.url)
-            statuses.add(response.status_code)
-            assert response.status_code < 500, response.text
-            # What is not HTTP at all the server refuses before any of this project's code sees it.
-            if response.status_code >= 400 and response.content != b"Invalid HTTP request received.":
-                assert response.headers["content-type"] == ["application/problem+json"]
-
-        attack()
-    assert {200, 400} <= statuses
+    assert len(httpx.get(service.url + "/openapi.json").json()["paths"]) >= 8
+    assert {200, 400} <= set(attack_document(service.url, 10))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from artifacts import write_artifact
+from dicoms import dicom_file
 
 pytest.importorskip("bentoml")
 from serving import Running, running
@@ -130,6 +134,11 @@ async def browsing(url: str, profile: Path) -> AsyncIterator[Browser]:
         process.wait(10)
 
 
+async def photograph(tab: Browser, file: Path) -> None:
+    """A screenshot, for a person to look at."""
+    file.write_bytes(base64.b64decode((await tab.call("Page.captureScreenshot", format="png"))["data"]))
+
+
 def pixels(area: str) -> int:
     return int(area.split(" ")[0].replace(",", ""))
 
@@ -155,6 +164,8 @@ def test_a_sample_is_segmented_and_the_threshold_moves_the_mask_by_keyboard(serv
             assert await tab.text("threshold-value") == "0.55"
             assert pixels(await tab.text("area")) < area
             assert "0.55" in await tab.evaluate("document.getElementById('canvas').getAttribute('aria-label')")
+            if folder := os.environ.get("GAZESEG_SCREENSHOTS"):
+                await photograph(tab, Path(folder) / "sample.png")
             assert not tab.complaints
 
     asyncio.run(scenario())
@@ -185,6 +196,29 @@ def test_what_the_service_refuses_is_said(service: Running, tmp_path: Path) -> N
             node = (await tab.call("DOM.querySelector", nodeId=root, selector="#file"))["nodeId"]
             await tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(junk)])
             await tab.until("status", "not an image")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.browser
+def test_a_dicom_slice_is_shown_though_the_browser_cannot_read_it(service: Running, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    slice_ = tmp_path / "slice.dcm"
+    slice_.write_bytes(dicom_file(1, np.linspace(100, 4000, 64)[None].repeat(40, axis=0).astype(np.uint16)))
+
+    async def scenario() -> None:
+        async with browsing(service.url, tmp_path / "profile") as tab:
+            await tab.until("status", "No image yet")
+            root = (await tab.call("DOM.getDocument"))["root"]["nodeId"]
+            node = (await tab.call("DOM.querySelector", nodeId=root, selector="#file"))["nodeId"]
+            await tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(slice_)])
+            await tab.until("status", "Done in")
+            assert "64 × 40" in await tab.text("size")
+            shown = "[...document.getElementById('canvas').getContext('2d').getImageData({x}, 20, 1, 1).data.slice(0, 3)]"
+            dark, bright = [sum(await tab.evaluate(shown.format(x=x))) for x in (2, 60)]
+            assert dark < bright
+            if folder := os.environ.get("GAZESEG_SCREENSHOTS"):
+                await photograph(tab, Path(folder) / "dicom.png")
 
     asyncio.run(scenario())
 

@@ -11,7 +11,7 @@ import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from .ensemble import Ensemble, activation
 from .losses import consistency_loss, cross_loss, dice_loss, disputed_weights, segmentation_loss
 from .lpp import propagated_logits
 from .masks_folder import IGNORE
+from .processes import average_gradients, open_fabric
 
 DEAD_SHARE = 0.001  # a level that calls less than this, or all but this, foreground over the validation split is dead
 
@@ -48,7 +49,8 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path | None, out: Pa
     """
     if (out / RUN_FILE).exists() and not resume:
         raise TrainingError(f"{out} already holds a finished run; choose another --out, or delete it")
-    fabric = Fabric(accelerator=device, devices=1, precision=cast(Any, config.precision))
+    fabric = open_fabric(config, device)
+    mine = slice(fabric.global_rank, None, fabric.world_size)  # this process's share of a batch
     dataset = Dataset.open(dataset_folder)
     splits = dataset.splits()
     spec = config.input_spec
@@ -70,26 +72,29 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path | None, out: Pa
     first, history = load_checkpoint(out, config.as_dict(), state, optimiser) if resume else (0, [])
     unknown = config.data.supervision in ("point", "scribble")  # of what augmentation moves in from outside the image
     augment, steps = Augmenter(config.augment, IGNORE if unknown else 0), config.optimiser.steps
-    board = SummaryWriter(str(out / "tensorboard"), purge_step=first)
+    board = SummaryWriter(str(out / "tensorboard"), purge_step=first) if fabric.is_global_zero else None
 
     for step in track(range(first, steps), "training", steps - first):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config.optimiser)
         indices = batch_indices(step, len(data), config.optimiser.batch, config.seed)
         images, targets = augment(*to_tensors(data, indices), seed=config.seed * 1_000_003 + step)
-        images, targets = fabric.to_device((images, targets.transpose(0, 1)))
+        images, targets = fabric.to_device((images[mine], targets[mine].transpose(0, 1)))
         with fabric.autocast():
             loss, parts = total_loss(model, images * 255, targets, config.loss, config.channels_last)
         if not math.isfinite(loss.item()):
-            raise TrainingError(f"the loss is {loss.item()} at step {step}, images {[data.stems[i] for i in indices]}; "
+            raise TrainingError(f"the loss is {loss.item()} at step {step}, images {[data.stems[i] for i in indices[mine]]}; "
                                 "lower optimiser.rate, or use precision 32-true")
         optimiser.zero_grad()
         fabric.backward(loss)
+        parts = average_gradients(fabric, model, parts)
         optimiser.step()
         done = step + 1
         if config.optimiser.average:
             average_weights(average, model, min(config.optimiser.average, done / (done + 10)))
 
+        if board is None:
+            continue  # the first process writes what there is to write
         for name, value in parts.items():
             board.add_scalar(f"loss/{name}", value, done)
         if done % config.evaluate_every == 0 or done == steps:
@@ -101,8 +106,11 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path | None, out: Pa
             log.info("step %d: %s", done, "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
         if done % config.checkpoint_every == 0 or done == steps:
             save_checkpoint(out, done, config.as_dict(), history, state, optimiser)
-    board.close()
-    return write_run(out, config, average, data, splits, history[-1] if history else {}, dataset)
+    if board is not None:
+        board.close()
+        write_run(out, config, average, data, splits, history[-1] if history else {}, dataset)
+    fabric.barrier()
+    return Run.load(out)
 
 
 def total_loss(model: Ensemble, images: Tensor, targets: Tensor, settings: Loss, channels_last: bool

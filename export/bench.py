@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,7 @@ def bench(folder: Path, device: str = "auto", batches: Sequence[int] = (1, 8), t
         engine = open_engine(folder, artifact, device, count)
         for batch in batches:
             images = np.random.default_rng(0).integers(0, 256, (batch, spec.size, spec.size, spec.channels), np.uint8)
-            timings.append(time_calls(lambda x=images, e=engine: e.run(x), batch, count, seconds))
+            timings.append(time_calls(partial(engine.run, images), batch, count, seconds))
             log.info("batch %d, %d thread(s): %.2f ms", batch, count, 1000 * timings[-1].median)
     assert engine is not None, "there is at least one number of threads"
     ceiling = {count: matrix_ceiling(count, min(seconds, 1.0)) for count in counts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,7 @@ def multiply_adds(ensemble: Ensemble) -> list[int]:
 def _timings(call: Callable[[np.ndarray], Outputs], gate: GateImages, threads: int, seconds: float) -> dict[int, Timing]:
     """Batches are made of the gate's images, over and over."""
     batches = {size: np.resize(gate.images, (size, *gate.images.shape[1:])) for size in BATCHES}
-    return {size: time_calls(lambda x=batch: call(x), size, threads, seconds) for size, batch in batches.items()}
+    return {size: time_calls(partial(call, batch), size, threads, seconds) for size, batch in batches.items()}
 
 
 _ONE_CALL = """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from gazeseg_serve.training.unet import Architecture, UNet, seeded_unet
 from .fuse import fold_tail
 
 AUGMENT = Augment(flips=True, rotate=45.0, scale=0.25, translate=0.1, brightness=0.2, contrast=0.2, noise=0.05)
+Network = TypeVar("Network", bound=nn.Module)
 _CHECKPOINT_EVERY = 100
 _LOG_EVERY = 100
 
@@ -99,15 +101,15 @@ def distil(ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNe
     if not len(images):
         raise ConfigError("a student learns from images; pass --data DATASET or --unlabelled FOLDER")
     fabric = Fabric(accelerator=device, devices=1, precision=settings.precision)  # type: ignore[arg-type]
-    student = fabric.to_device(make_student(ensemble, settings, start)).to(memory_format=torch.channels_last)
+    student = _channels_last(fabric.to_device(make_student(ensemble, settings, start)))
     optimiser = torch.optim.AdamW(student.parameters(), settings.rate, weight_decay=settings.schedule.weight_decay)
     facts = asdict(settings) | {"images": len(images)}
     first = 0
     if keep is not None and (keep / STATE_FILE).is_file():
         first, _ = load_checkpoint(keep, facts, student, optimiser)
         log.info("the student of %s goes on at step %d", keep, first)
-    ask, augment = Teacher(ensemble, fabric), Augmenter(AUGMENT)
-    known = ask.views(images, augment, settings) if settings.views and first < settings.steps else None
+    teacher, augment = Teacher(ensemble, fabric), Augmenter(AUGMENT)
+    known = teacher.views(images, augment, settings) if settings.views and first < settings.steps else None
     for step in track(range(first, settings.steps), "distilling", settings.steps - first):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, settings.schedule)
@@ -115,11 +117,11 @@ def distil(ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNe
         chosen = batch_indices(step, count, settings.batch, settings.seed)
         if known is None:
             x = augmented(augment, images[chosen], settings.seed * 1_000_003 + step)
-            target = ask(x)
+            target = teacher.answer(x)
         else:
             x, target = known[0][chosen], known[1][chosen]
         with fabric.autocast():
-            logits = student(ask.prepare(x)).float()
+            logits = student(teacher.prepare(x)).float()
             loss = distillation_loss(logits, fabric.to_device(target).float(), ensemble.spec.outputs)
         if not math.isfinite(loss.item()):
             raise TrainingError(f"the student's loss is {loss.item()} at step {step}; lower its rate, or use precision 32-true")
@@ -132,7 +134,8 @@ def distil(ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNe
         if keep is not None and (done % _CHECKPOINT_EVERY == 0 or done == settings.steps):
             save_checkpoint(keep, done, facts, [], student, optimiser)
     ensemble.to("cpu")
-    return student.cpu().to(memory_format=torch.contiguous_format).eval()
+    student.cpu()
+    return student.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload] # unknown to torch's own stubs
 
 
 def augmented(augment: Augmenter, images: np.ndarray, seed: int) -> Tensor:
@@ -143,18 +146,19 @@ def augmented(augment: Augmenter, images: np.ndarray, seed: int) -> Tensor:
 
 
 class Teacher:
-    """`teacher(x)`: uint8 images `(B, C, H, W)` -> what a student shall say of them, see `soft_targets`."""
+    """An ensemble that is asked for its opinion of views of images."""
 
     def __init__(self, ensemble: Ensemble, fabric: Fabric) -> None:
         self._fabric = fabric
-        self._ensemble = fabric.to_device(ensemble).to(memory_format=torch.channels_last).eval()
+        self._ensemble = _channels_last(fabric.to_device(ensemble)).eval()
 
     def prepare(self, x: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` -> normalised float in the memory format that is fastest."""
         return self._ensemble.normalise(self._fabric.to_device(x).float()).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
+    def answer(self, x: Tensor) -> Tensor:
+        """What a student shall say of uint8 images `(B, C, H, W)`: see `soft_targets`."""
         with self._fabric.autocast():
             logits = self._ensemble(self.prepare(x))
         return soft_targets(logits.float())
@@ -166,8 +170,12 @@ class Teacher:
         for view, i in track(starts, "asking the ensemble", len(starts)):
             part = images[i:i + settings.batch]
             seen.append(augmented(augment, part, settings.seed * 1_000_003 + view * len(images) + i))
-            said.append(self(seen[-1]).half().cpu())
+            said.append(self.answer(seen[-1]).half().cpu())
         return torch.cat(seen), torch.cat(said)
+
+
+def _channels_last(module: Network) -> Network:
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # unknown to torch's own stubs
 
 
 def soft_targets(teacher: Tensor) -> Tensor:

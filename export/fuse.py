@@ -52,5 +52,6 @@ def fold_tail(level: UNet) -> UNet:
     with torch.no_grad():
         folded.weight.copy_((c @ a)[:, :, None, None])
         folded.bias.copy_(c @ inner.bias.double() + outer.bias.double())
-    copied.backbone.final_conv, copied.classifier = folded, nn.Identity()
+    copied.backbone.final_conv = folded
+    copied.classifier = nn.Identity()  # type: ignore[assignment] # UNet declares a convolution
     return copied.eval()

@@ -88,9 +88,9 @@ def measure(engine: Engine, reference: Callable[[np.ndarray], Outputs], images: 
                 p, q = found.probability[i], wanted[start + i].probability[0]
                 worst = max(worst, float(np.abs(p - q).max()))
                 flips[start + i] = max(flips[start + i], float(np.mean(_labels(p) != _labels(q))))
-                if found.disagreement is not None:
-                    worst_spread = max(worst_spread, float(
-                        np.abs(found.disagreement[i] - wanted[start + i].disagreement[0]).max()))
+                spread = wanted[start + i].disagreement
+                if found.disagreement is not None and spread is not None:  # one without the other was refused above
+                    worst_spread = max(worst_spread, float(np.abs(found.disagreement[i] - spread[0]).max()))
     return Parity(len(images), tuple(batch_sizes), worst, worst_spread, float(flips.mean()), tuple(flips.tolist()))
 
 

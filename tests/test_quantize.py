@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from artifacts import write_artifact
-from damage import made_before
+from damage import kill_a_head, made_before, perturb_weight, scale_means, swap_channels
 
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
@@ -87,6 +88,41 @@ def test_every_precision_goes_through_the_gate(precision: str, lively_run: Path,
     with pytest.raises(GateError, match="mean agreement"):
         export_run(lively_run, tmp_path / "strict", data=phantoms, precision=precision, limits=Limits(1.0, 1.0))
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+DAMAGES = (perturb_weight, swap_channels, scale_means, kill_a_head)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("precision", ["int8", "fp16", "bf16"])
+def test_a_damaged_graph_fails_at_any_precision_whatever_the_limits(
+        precision: str, damage: Callable[[Path], None], lively_run: Path, lively_artifact: Path, phantoms: Path,
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact, damage))
+    with pytest.raises(GateError, match="not as good"):
+        export_run(lively_run, tmp_path / "artifact", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_conversion_that_damages_the_graph_fails(precision: str, damage: Callable[[Path], None], lively_run: Path,
+                                                   lively_artifact: Path, phantoms: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first link saw the graph before; the second sees what the conversion made of it."""
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
+    sound = export_run(lively_run, tmp_path / "sound", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
+    convert = {"int8": to_int8, "fp16": to_fp16}[precision]
+
+    def wrong(model: Path, *images: np.ndarray) -> None:
+        damage(model)
+        convert(model, *images)  # type: ignore[operator]
+
+    monkeypatch.setattr(pipeline, convert.__name__, wrong)
+    with pytest.raises(GateError, match="mean agreement"):
+        export_run(lively_run, tmp_path / "wrong", data=phantoms, precision=precision,
+                   limits=Limits(1.0, sound.parity["agreement"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["sound"]
 
 
 def test_a_wrong_scale_is_caught(lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path,

@@ -1,12 +1,14 @@
-"""The Triton repository: laid out as Triton wants it, parsed by its own schema where that is installed."""
+"""The Triton repository: laid out as Triton wants it, and its configuration parsed by Triton's own schema."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from artifacts import write_artifact
+from google.protobuf import descriptor_pool, message_factory, text_format
 from typer.testing import CliRunner
 
 from gazeseg_serve.cli import app
@@ -28,16 +30,31 @@ def test_the_repository_holds_the_graph_and_its_declaration(tmp_path: Path) -> N
     assert artifact.id in text
 
 
+def triton_schema() -> tuple[type, Any]:
+    """(the class ModelConfig, the enum ModelInstanceGroup.Kind), made of Triton's published `model_config.proto`.
+
+    `triton_model_config.binpb` is its serialised descriptor, taken from tritonclient 2.73 (BSD-3-Clause):
+    `tritonclient.grpc.model_config_pb2.DESCRIPTOR.serialized_pb`.
+    """
+    pool = descriptor_pool.DescriptorPool()
+    file = pool.AddSerializedFile((Path(__file__).parent / "triton_model_config.binpb").read_bytes())
+    kinds = file.message_types_by_name["ModelInstanceGroup"].enum_types_by_name["Kind"].values_by_name
+    return message_factory.GetMessageClass(file.message_types_by_name["ModelConfig"]), kinds
+
+
 def test_the_configuration_parses_by_triton_s_own_schema(tmp_path: Path) -> None:
-    schema = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient[grpc] is not installed")
-    text_format = pytest.importorskip("google.protobuf.text_format")
-    config = text_format.Parse(triton_config(write_artifact(tmp_path), "polyps", 8, True), schema.ModelConfig())
+    model_config, kinds = triton_schema()
+    text = triton_config(write_artifact(tmp_path), "polyps", 8, True)
+    config = text_format.Parse(text, model_config())
     assert config.max_batch_size == 8
     assert [list(tensor.dims) for tensor in config.output] == [[1, 32, 32], [32, 32]]
     assert list(config.dynamic_batching.preferred_batch_size) == [2, 4, 8]
-    assert config.instance_group[0].kind == schema.ModelInstanceGroup.KIND_GPU
+    assert config.instance_group[0].kind == kinds["KIND_GPU"].number
     assert [warm.batch_size for warm in config.model_warmup] == [1, 8]
     assert config.model_warmup[0].inputs["image"].zero_data
+    for wrong in (text.replace("max_batch_size", "largest_batch"), text.replace("TYPE_UINT8", "TYPE_BYTE")):
+        with pytest.raises(text_format.ParseError):
+            text_format.Parse(wrong, model_config())
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ types: $(READY)
 
 # The manual, with the generated reference; a warning is an error. Read it with: .venv/bin/mkdocs serve
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # sdist and wheel, installed into an empty environment and used.
 wheel: $(READY)

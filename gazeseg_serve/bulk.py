@@ -38,7 +38,7 @@ def predict_files(artifact: Path, inputs: Sequence[Path], out: Path, threshold: 
     One class: 1 bit a pixel, 0 or 255. Several: 8 bit, the label itself. An unreadable image is listed and the rest go
     on. Raises DatasetError where an input is missing or two inputs would write the same mask.
     """
-    files = _collect(inputs)
+    files = collect(inputs)
     predictor = Predictor.open(artifact, device)
     assert predictor.artifact is not None, "opened from a folder"
     cut = predictor.artifact.threshold if threshold is None else threshold
@@ -60,7 +60,8 @@ def encode_mask(mask: np.ndarray, classes: int) -> bytes:
     return encode_png(mask, bilevel=True) if classes == 1 else encode_png(mask)
 
 
-def _collect(inputs: Sequence[Path]) -> dict[str, Path]:
+def collect(inputs: Sequence[Path]) -> dict[str, Path]:
+    """The image files among `inputs` (files, folders, `-`) by the name of the mask each will have. Raises DatasetError."""
     found: dict[str, Path] = {}
     for item in inputs:
         if item == STDIN:

@@ -312,6 +312,8 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the masks, one PNG an image.")],
     threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Default: the artifact's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt or openvino.")] = "auto",
+    engine: Annotated[str, typer.Option(help="local; or ray: over a Ray cluster, going on where it stopped.")] = "local",
+    actors: Annotated[int | None, typer.Option(help="ray: engines at once; default: one a CPU of the cluster.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Segment images: masks in their own geometry.
@@ -325,7 +327,15 @@ def predict(
     artifact, images = (inputs[0], inputs[1:]) if is_artifact(inputs[0]) else (default_artifact(), inputs)
     if not images:
         raise typer.BadParameter(f"{artifact} is an artifact; name images for it to segment, too")
-    summary = predict_files(artifact, images, out, threshold, device)
+    if engine == "ray":
+        require("ray.data", "ray")
+        from .bulk_ray import predict_on_ray
+
+        summary = predict_on_ray(artifact, images, out, threshold, device, actors)
+    elif engine == "local":
+        summary = predict_files(artifact, images, out, threshold, device)
+    else:
+        raise typer.BadParameter(f"unknown engine {engine!r}; known: local, ray")
     for path, reason in summary.failures.items():
         typer.echo(f"skipped {path}: {reason}", err=True)
     _finish([f"wrote {summary.written} mask(s) to {out}, {len(summary.failures)} image(s) failed"], summary.as_dict(), as_json)

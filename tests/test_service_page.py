@@ -191,7 +191,7 @@ def test_what_the_service_refuses_is_said(service: Running, tmp_path: Path) -> N
 
     async def scenario() -> None:
         async with browsing(service.url, tmp_path / "profile") as tab:
-            await tab.until("status", "No image yet")
+            await tab.until("model", "lesion")  # the script of this page, not the blank one's
             root = (await tab.call("DOM.getDocument"))["root"]["nodeId"]
             node = (await tab.call("DOM.querySelector", nodeId=root, selector="#file"))["nodeId"]
             await tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(junk)])
@@ -208,7 +208,7 @@ def test_a_dicom_slice_is_shown_though_the_browser_cannot_read_it(service: Runni
 
     async def scenario() -> None:
         async with browsing(service.url, tmp_path / "profile") as tab:
-            await tab.until("status", "No image yet")
+            await tab.until("model", "lesion")  # the script of this page, not the blank one's
             root = (await tab.call("DOM.getDocument"))["root"]["nodeId"]
             node = (await tab.call("DOM.querySelector", nodeId=root, selector="#file"))["nodeId"]
             await tab.call("DOM.setFileInputFiles", nodeId=node, files=[str(slice_)])

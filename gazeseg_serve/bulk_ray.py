@@ -6,6 +6,7 @@ whose actor dies half-way may be done again by another, and there is one mask of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def predict_on_ray(artifact: Path, inputs: Sequence[Path], out: Path, threshold:
         raise ConfigError(f"--actors {actors}: at least one engine is needed")
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to the makers of Ray
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     actors = actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -74,7 +76,7 @@ def predict_on_ray(artifact: Path, inputs: Sequence[Path], out: Path, threshold:
                                     override_num_blocks=-(-len(waiting) // _IMAGES))
         answers = table.map_batches(
             _Worker, fn_constructor_args=(str(artifact.absolute()), str(out), threshold, device), batch_size=_IMAGES,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors), num_cpus=1)
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors), num_cpus=1)
         for row in answers.iter_rows():
             if row["error"]:
                 summary.failures[row["path"]] = row["error"]

@@ -14,8 +14,8 @@ from gazeseg_serve.pictures import data_uri, page, table
 from .candidate import Candidate, Comparison, pareto
 from .fidelity import Limits
 
-_HEADER = ("what", "held", "Dice", "loss", "95 % from", "to", "agreement", "worst 5 %", "ms, batch 1", "p95", "ms, batch 8",
-           "p95", "times", "MB, peak", "MB, file", "GFLOP")
+_HEADER = ("what", "held", "Dice", "loss [95 %]", "agree (worst 5 %)", "ms of 1 (p95)", "ms of 8 (p95)", "times",
+           "MB, peak", "MB, file", "GFLOP")
 
 
 def comparison_page(result: Comparison, limits: Limits) -> str:
@@ -32,25 +32,30 @@ def comparison_page(result: Comparison, limits: Limits) -> str:
 
 def table_row(c: Candidate, eager: Candidate) -> tuple[object, ...]:
     """The cells of `_HEADER`; an empty one was not measured."""
-    truth = None if c.fidelity is None else c.fidelity.truth
-    dice: tuple[object, ...] = ("",) * 4 if truth is None else (
-        truth.dice_graph, truth.dice_loss, truth.dice_loss_low, truth.dice_loss_high)
-    agreement: tuple[object, ...] = ("", "") if c.fidelity is None else (c.fidelity.agreement, c.fidelity.agreement_worst)
-    one, eight = c.timings[1], c.timings[8]
-    return (c.name, "yes" if c.held else "no", *dice, *agreement, 1000 * one.median, 1000 * one.p95, 1000 * eight.median,
-            1000 * eight.p95, eager.timings[1].median / one.median,
-            "" if c.peak_memory is None else c.peak_memory / 1e6, c.file_bytes / 1e6, c.flops / 1e9)
+    found = c.fidelity
+    truth = None if found is None else found.truth
+    dice, loss = ("", "") if truth is None else (
+        f"{truth.dice_graph:.4f}", f"{truth.dice_loss:+.4f} [{truth.dice_loss_low:+.4f}, {truth.dice_loss_high:+.4f}]")
+    agreement = "" if found is None else f"{found.agreement:.3f} ({found.agreement_worst:.3f})"
+    times = [f"{1000 * t.median:.3g} ({1000 * t.p95:.3g})" for t in (c.timings[1], c.timings[8])]
+    cells = ("yes" if c.held else "no", dice, loss, agreement, *times,
+             f"{eager.timings[1].median / c.timings[1].median:.1f}",
+             "" if c.peak_memory is None else f"{c.peak_memory / 1e6:.0f}", f"{c.file_bytes / 1e6:.2f}", f"{c.flops / 1e9:.2f}")
+    return (c.name, *(cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in cells))
 
 
 def pareto_plot(candidates: Sequence[Candidate]) -> np.ndarray:
-    """RGB `(H, W, 3)` uint8: one dot a candidate, hollow where the limits do not hold; the front as a line."""
+    """RGB `(H, W, 3)` uint8: one dot a candidate, hollow where the limits do not hold; the front as a line,
+    with names."""
     figure = Figure(figsize=(9, 4.6), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     for c in candidates:
         x, y = 1000 * c.timings[1].median, c.quality()
         axes.scatter(x, y, s=36, color="#0077b6" if c.held else "none", edgecolors="#0077b6")
-        axes.annotate(c.name, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
     front = pareto(candidates)
+    for c in {c.name: c for c in (candidates[0], *front)}.values():  # names of all would lie upon one another
+        axes.annotate(c.name, (1000 * c.timings[1].median, c.quality()), textcoords="offset points", xytext=(5, -11),
+                      fontsize=7)
     axes.plot([1000 * c.timings[1].median for c in front], [c.quality() for c in front], color="#c1121f", lw=1, zorder=0)
     axes.set(xscale="log", xlabel="median ms of one image (log scale)", ylabel="mean Dice, or agreement without masks")
     axes.grid(alpha=0.3)

@@ -150,11 +150,13 @@ class Teacher:
 
     def __init__(self, ensemble: Ensemble, fabric: Fabric) -> None:
         self._fabric = fabric
+        self._normalise = ensemble.normalise
         self._ensemble = _channels_last(fabric.to_device(ensemble)).eval()
 
     def prepare(self, x: Tensor) -> Tensor:
         """uint8 `(B, C, H, W)` -> normalised float in the memory format that is fastest."""
-        return self._ensemble.normalise(self._fabric.to_device(x).float()).contiguous(memory_format=torch.channels_last)
+        normalised: Tensor = self._normalise(self._fabric.to_device(x).float())
+        return normalised.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def answer(self, x: Tensor) -> Tensor:

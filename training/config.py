@@ -157,13 +157,13 @@ class TrainConfig:
         for name in ("steps", "batch"):
             if getattr(self.optimiser, name) < 1:
                 raise ConfigError(f"optimiser.{name} must be at least 1")
-        for name, value in (("data.band", self.data.band), ("data.ramp", self.data.ramp),
+        for name, share in (("data.band", self.data.band), ("data.ramp", self.data.ramp),
                             ("augment.cutmix", self.augment.cutmix), ("loss.disputed", self.loss.disputed)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} = {value} must lie in [0, 1]")
-        for name, value in (("loss.weight", self.loss.weight), ("loss.dice", self.loss.dice), ("loss.cross", self.loss.cross)):
-            if not value >= 0:
-                raise ConfigError(f"{name} = {value} must be at least 0")
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name} = {share} must lie in [0, 1]")
+        for name, weight in (("loss.weight", self.loss.weight), ("loss.dice", self.loss.dice), ("loss.cross", self.loss.cross)):
+            if not weight >= 0:
+                raise ConfigError(f"{name} = {weight} must be at least 0")
         if not 0 <= self.optimiser.average < 1:
             raise ConfigError(f"optimiser.average = {self.optimiser.average} must lie in [0, 1)")
         if (self.data.ramp or self.data.band) and len(self.data.classes) > 1:

@@ -36,7 +36,7 @@ class Packed:
         return len(self.stems)
 
     def fingerprints(self) -> dict[str, str]:
-        return {name: hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+        return {name: hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
                 for name, array in (("images", self.images), ("pseudo_masks", self.targets))}
 
 

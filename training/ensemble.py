@@ -19,6 +19,9 @@ from .unet import Architecture, UNet, seeded_unet
 class Normalise(nn.Module):
     """uint8 values as float `(B, C, H, W)` in [0, 255] -> normalised float, by the InputSpec's rule."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
         self.rule = spec.normalisation

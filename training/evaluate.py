@@ -103,7 +103,7 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
         write_text(out / "scores.csv", _csv([vars(score) for score in evaluation.scores]))
         write_text(out / "summary.csv", _csv(evaluation.summary()))
         write_bytes(out / "worst.png", encode_png(worst_cases(evaluation, dataset, masks, spec, pictures)))
-        write_text(out / "calibration.csv", _csv([{"member": member} | row for member, table in reliability.items()
+        write_text(out / "calibration.csv", _csv([{"member": member, **row} for member, table in reliability.items()
                                                   for row in table.rows()]))
         write_bytes(out / "calibration.png", encode_png(reliability_plot(
             {name: table.rows() for name, table in reliability.items() if "+" not in name})))

@@ -78,7 +78,8 @@ def lively_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from gazeseg_serve.training.unet import seeded_unet
 
     run, ensemble = load_ensemble(tiny_run)
-    out, x = tmp_path_factory.mktemp("lively"), torch.randn(8, 3, 32, 32)
+    out = tmp_path_factory.mktemp("lively")
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     levels = []
     for i, level in enumerate(run.levels):
         network = seeded_unet(ensemble.architecture, 0).eval()

@@ -13,8 +13,7 @@ from gazeseg_serve.errors import GateError
 from gazeseg_serve.metrics import bootstrap_interval, class_dice, flipped_share
 from gazeseg_serve.predictor import Prediction
 from gazeseg_serve.progress import log
-
-_BINS = 15  # of the expected calibration error, as Guo et al., ICML 2017
+from gazeseg_serve.training.calibration import Reliability
 
 
 @dataclass(frozen=True)
@@ -115,10 +114,7 @@ def labels(probability: np.ndarray) -> np.ndarray:
 
 def calibration_error(p: np.ndarray, target: np.ndarray) -> float:
     """Expected calibration error of `p` against `target`, arrays of one shape in [0, 1] (Guo et al., ICML 2017)."""
-    p, target = p.ravel(), target.ravel()
-    bins = np.minimum((p * _BINS).astype(np.int64), _BINS - 1)
-    gaps = np.bincount(bins, weights=p - target, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(p))
+    return Reliability.of(p, target).error()
 
 
 def hold_fidelity(found: Fidelity, limits: Limits) -> None:

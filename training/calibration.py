@@ -24,7 +24,7 @@ class Reliability:
 
     @classmethod
     def of(cls, probability: np.ndarray, truth: np.ndarray) -> Reliability:
-        """The table of one image: float probability of foreground in [0, 1] and bool truth, both `(H, W)`."""
+        """The table of float probabilities of foreground in [0, 1] and their truth, bool or a share in [0, 1], of one shape."""
         bins = np.minimum((probability.ravel() * BINS).astype(np.intp), BINS - 1)
         sums = (np.bincount(bins, weights, BINS) for weights in (None, probability.ravel(), truth.ravel()))
         return cls(*(np.asarray(total, np.float64) for total in sums))

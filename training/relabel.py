@@ -29,7 +29,7 @@ from ..dataset import Dataset
 from ..errors import ConfigError, DatasetError
 from ..files import sha256_file, staged_folder, write_bytes, write_json, write_text
 from ..imaging import encode_map, log_odds, resize_image, resize_map
-from ..metrics import dice
+from ..metrics import class_dice
 from ..progress import track
 from .ensemble import Ensemble, activation, load_ensemble
 from .masks_folder import (
@@ -132,5 +132,5 @@ def _quality(dataset: Dataset, stem: str, old: np.ndarray, new: np.ndarray, thre
     row = {}
     for when, values in (("before", old), ("after", new)):
         for i, labels in enumerate(pseudo_mask_levels(values, thresholds), start=1):
-            row[f"{when}_level_{i}"] = float(np.mean([dice(labels == c, truth == c) for c in range(1, classes + 1)]))
+            row[f"{when}_level_{i}"] = float(np.mean(class_dice(labels, truth, classes)))
     return row

@@ -265,9 +265,11 @@ def _toml(config: TrainConfig) -> str:
     return "\n".join(lines + sections)
 
 
+@pytest.mark.parametrize("taught", [(), ("data.sharpen=5.0", "evaluate_every=1")])
 def test_averaged_weights_are_kept_and_survive_a_resume(phantoms: Path, phantom_masks: Path, tmp_path: Path,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config("optimiser.average=0.9", "optimiser.steps=4", "loss.dice=1.0", "loss.cross=0.5", "loss.disputed=0.5")
+                                                         monkeypatch: pytest.MonkeyPatch, taught: tuple[str, ...]) -> None:
+    config = tiny_config("optimiser.average=0.9", "optimiser.steps=4", "loss.dice=1.0", "loss.cross=0.5", "loss.disputed=0.5",
+                         *taught)
     train(config, phantoms, phantom_masks, tmp_path / "whole", device="cpu")
     kept, seen = loop.save_checkpoint, []
 

@@ -32,6 +32,8 @@ class Data:
 
     band    pixels whose map lies within band / 2 of t teach nothing; 0.3 about t = 0.45 ignores the range 0.3 to 0.6
     ramp    the target rises from 0 to 1 over this width about t; 1 about t = 0.5 takes the map itself
+    sharpen how much the averaged networks' logit counts beside the map's log odds in targets that are cut anew at every
+            step (`training.sharpen`); 1/3 is what `relabel` takes between two trainings; wants optimiser.average
     """
 
     size: int = 224
@@ -42,6 +44,7 @@ class Data:
     maps: str = "refined"
     band: float = 0.0
     ramp: float = 0.0
+    sharpen: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,16 +164,22 @@ class TrainConfig:
                             ("augment.cutmix", self.augment.cutmix), ("loss.disputed", self.loss.disputed)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"{name} = {share} must lie in [0, 1]")
-        for name, weight in (("loss.weight", self.loss.weight), ("loss.dice", self.loss.dice), ("loss.cross", self.loss.cross)):
+        for name, weight in (("loss.weight", self.loss.weight), ("loss.dice", self.loss.dice), ("loss.cross", self.loss.cross),
+                             ("data.sharpen", self.data.sharpen)):
             if not weight >= 0:
                 raise ConfigError(f"{name} = {weight} must be at least 0")
         if not 0 <= self.optimiser.average < 1:
             raise ConfigError(f"optimiser.average = {self.optimiser.average} must lie in [0, 1)")
         if (self.data.ramp or self.data.band) and len(self.data.classes) > 1:
             raise ConfigError("data.ramp and data.band are for one class; set them to 0")
+        if self.data.sharpen and not self.optimiser.average:
+            raise ConfigError("data.sharpen is taught by averaged weights; set optimiser.average, 0.999 for instance")
+        if self.data.sharpen and (self.data.ramp or self.data.band):
+            raise ConfigError("data.sharpen cuts the maps itself; set data.ramp and data.band to 0")
         if self.data.supervision != "gaze":
-            if self.data.ramp or self.data.band:
-                raise ConfigError(f"data.ramp and data.band are of gaze maps; set them to 0 for {self.data.supervision!r}")
+            if self.data.ramp or self.data.band or self.data.sharpen:
+                raise ConfigError("data.ramp, data.band and data.sharpen are of gaze maps; set them to 0 for "
+                                  f"{self.data.supervision!r}")
             if self.levels.shared_start and len(thresholds) > 1:
                 raise ConfigError(f"supervision {self.data.supervision!r} teaches every level the same, so levels that start "
                                   "the same stay the same; set levels.shared_start = false, or name one threshold")

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..contract import InputSpec
 from ..dataset import Dataset
 from ..errors import DatasetError
-from ..imaging import resize_image, resize_labels
+from ..imaging import resize_image, resize_labels, resize_map
 from ..progress import log
 from .annotations import annotate, real_scribble
 from .masks_folder import load_map, load_masks_info, pseudo_mask_levels, soft_levels
@@ -25,7 +25,8 @@ from .masks_folder import load_map, load_masks_info, pseudo_mask_levels, soft_le
 class Packed:
     """stems; images uint8 `(N, H, W, C)`; targets `(N, m, H, W)`; both at the network's size.
 
-    targets are uint8 labels, or float16 shares of foreground in [0, 1]; 255 is a pixel that teaches nothing.
+    targets are uint8 labels, or float16 shares of foreground in [0, 1]; 255 is a pixel that teaches nothing. Where a
+    teacher cuts them in training they are gaze maps, one a class in place of one a level.
     """
 
     stems: tuple[str, ...]
@@ -41,11 +42,12 @@ class Packed:
 
 
 def pack_gaze(dataset: Dataset, stems: Sequence[str], masks: Path, spec: InputSpec,
-              thresholds: Sequence[float], refined: bool, ramp: float = 0.0, band: float = 0.0) -> Packed:
+              thresholds: Sequence[float], refined: bool, ramp: float = 0.0, band: float = 0.0,
+              whole: bool = False) -> Packed:
     """Images with the pseudo-masks cut from the maps in the folder `masks`; an image without a map is left out, and said.
 
-    ramp, band: as `masks_folder.soft_levels`; with either the targets are float16, else labels. Raises DatasetError where
-    no image has a map.
+    ramp, band: as `masks_folder.soft_levels`; with either the targets are float16, else labels. whole: the targets are the
+    maps themselves, uncut, float16 `(N, C, H, W)`, one a class. Raises DatasetError where no image has a map.
     """
     def one(stem: str) -> tuple[str, np.ndarray, np.ndarray] | None:
         try:
@@ -53,8 +55,13 @@ def pack_gaze(dataset: Dataset, stems: Sequence[str], masks: Path, spec: InputSp
         except FileNotFoundError:
             return None
         size = (spec.size, spec.size)
-        targets = (soft_levels(gaze_map, thresholds, ramp, band, size) if ramp or band
-                   else pseudo_mask_levels(gaze_map, thresholds, size))
+        if whole:
+            maps = gaze_map if gaze_map.ndim == 3 else gaze_map[None]
+            targets = np.stack([resize_map(one, size) for one in maps]).astype(np.float16)
+        elif ramp or band:
+            targets = soft_levels(gaze_map, thresholds, ramp, band, size)
+        else:
+            targets = pseudo_mask_levels(gaze_map, thresholds, size)
         return stem, resize_image(dataset.image(stem, spec.channels), size), targets
 
     made = len(load_masks_info(masks).classes)

@@ -35,6 +35,7 @@ from .losses import consistency_loss, cross_loss, dice_loss, disputed_weights, s
 from .lpp import propagated_logits
 from .masks_folder import IGNORE
 from .processes import average_gradients, open_fabric
+from .sharpen import gain_at, sharpened_targets, teacher_logits
 
 DEAD_SHARE = 0.001  # a level that calls less than this, or all but this, foreground over the validation split is dead
 
@@ -56,7 +57,7 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path | None, out: Pa
     spec = config.input_spec
     if config.data.supervision == "gaze":
         data = pack_gaze(dataset, splits["train"], masks or dataset_folder, spec, config.levels.thresholds,
-                         config.data.maps == "refined", config.data.ramp, config.data.band)
+                         config.data.maps == "refined", config.data.ramp, config.data.band, bool(config.data.sharpen))
     else:
         data = pack_annotated(dataset, splits["train"], spec, len(config.levels.thresholds), config.data.supervision)
     truth = pack_truth(dataset, splits["val"], spec)
@@ -81,6 +82,9 @@ def train(config: TrainConfig, dataset_folder: Path, masks: Path | None, out: Pa
         images, targets = augment(*to_tensors(data, indices), seed=config.seed * 1_000_003 + step)
         images, targets = fabric.to_device((images[mine], targets[mine].transpose(0, 1)))
         with fabric.autocast():
+            if config.data.sharpen:
+                targets = sharpened_targets(targets.transpose(0, 1), teacher_logits(average, images * 255),
+                                            gain_at(step, steps, config.data.sharpen), config.levels.thresholds)
             loss, parts = total_loss(model, images * 255, targets, config.loss, config.channels_last)
         if not math.isfinite(loss.item()):
             raise TrainingError(f"the loss is {loss.item()} at step {step}, images {[data.stems[i] for i in indices[mine]]}; "

@@ -44,8 +44,8 @@ from .masks_folder import (
     settings_json,
     versions,
 )
+from .sharpen import FLOOR
 
-_FLOOR = 0.02  # of a map: a gaze map is never surer than this, either way
 _FLIPS = ((), (2,), (3,), (2, 3))
 _BATCH = 16
 
@@ -97,7 +97,7 @@ def relabel(run_folder: Path, dataset_folder: Path, masks: Path, out: Path, gain
 
 def combine(maps: np.ndarray, probability: np.ndarray, gain: float) -> np.ndarray:
     """Add the log odds of gaze maps and, times `gain`, of a network's probability; both float32 `(C, H, W)` in [0, 1]."""
-    odds = [log_odds(one[None]) for one in np.clip(maps, _FLOOR, 1 - _FLOOR)]
+    odds = [log_odds(one[None]) for one in np.clip(maps, FLOOR, 1 - FLOOR)]
     said = [log_odds(one[None]) for one in probability]
     total = np.concatenate(odds) + np.float32(gain) * np.concatenate(said)
     return np.asarray(1 / (1 + np.exp(-total)), np.float32)

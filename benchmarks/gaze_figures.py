@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gazeseg_serve.dataset import Dataset, image_files
-from gazeseg_serve.files import write_bytes
+from gazeseg_serve.files import write_bytes, write_text
 from gazeseg_serve.imaging import encode_png, read_image
 from gazeseg_serve.metrics import dice
 from gazeseg_serve.training.fixations import ScanPath, read_fixations, write_fixations
@@ -64,7 +64,11 @@ def simulate(source: Path, sigma: float, every: int) -> dict[str, dict[str, floa
 
 
 def classes(source: Path, out: Path, names: Sequence[str], seed: int = 0) -> dict[str, int]:
-    """A dataset folder of `images/` and `labels/` with simulated gaze of each class on its own; labels are 1..C."""
+    """A dataset folder of `images/` and `labels/` with simulated gaze of each class on its own; labels are 1..C.
+
+    Real `scribbles/` are copied. A stem is PATIENT_...: one patient in five, drawn with `seed`, is the validation split, so
+    that no patient has slices on both sides.
+    """
     labels = {path.stem: path for path in image_files(source / "labels")}
     paths, sizes = {}, {}
     for i, (stem, file) in enumerate(labels.items()):
@@ -79,8 +83,15 @@ def classes(source: Path, out: Path, names: Sequence[str], seed: int = 0) -> dic
             sizes[stem] = truth.shape
             write_bytes(out / "images" / f"{stem}.png", (source / "images" / f"{stem}.png").read_bytes())
             write_bytes(out / "masks" / f"{stem}.png", file.read_bytes())
+            scribble = source / "scribbles" / f"{stem}.png"
+            if scribble.is_file():
+                write_bytes(out / "scribbles" / f"{stem}.png", scribble.read_bytes())
     write_fixations(out / "fixations.csv", paths, sizes, names)
-    return {"images": len(paths)}
+    patients = sorted({stem.split("_")[0] for stem in paths})
+    held_out = set(np.random.default_rng(seed).permutation(patients)[:len(patients) // 5].tolist())
+    val = [stem for stem in paths if stem.split("_")[0] in held_out]
+    write_text(out / "splits" / "val.txt", "\n".join(val) + "\n")
+    return {"images": len(paths), "patients": len(patients), "val_images": len(val), "val_patients": len(held_out)}
 
 
 def _row(scan: ScanPath, truth: np.ndarray, sigma: float) -> dict[str, float]:
@@ -117,7 +128,7 @@ def main() -> None:
     four = commands.add_parser("classes")
     four.add_argument("source", type=Path)
     four.add_argument("out", type=Path)
-    four.add_argument("--names", default="rv,myo,lv")
+    four.add_argument("--names", default="right_ventricle,myocardium,left_ventricle")
     options = parser.parse_args()
     if options.command == "stand-in":
         result: dict = stand_in(options.source, options.out)

@@ -64,7 +64,7 @@ s, c = p.spec.size, p.spec.channels
 rng = np.random.default_rng(0)
 out = {{}}
 for batch in (1, 2, 4, 8):
-    x = rng.integers(0, 256, (batch, s, s, c), dtype=np.uint8)
+    x = rng.integers(0, 256, (batch, s, s, c)).astype(p.spec.dtype)
     for _ in range(3): p.engine.run(x)
     times, end = [], time.perf_counter() + {seconds / 4}
     while time.perf_counter() < end:

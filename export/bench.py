@@ -88,7 +88,7 @@ def bench(folder: Path, device: str = "auto", batches: Sequence[int] = (1, 8), t
           seconds: float = 2.0) -> Bench:
     """Time the artifact at every batch size and number of threads (default: one, and all cores), `seconds` each.
 
-    The engine alone is timed, from uint8 pixels to probabilities. Raises ContractError, EngineError, ConfigError.
+    The engine alone is timed, from pixels to probabilities. Raises ContractError, EngineError, ConfigError.
     """
     artifact = Artifact.load(folder)
     cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
@@ -100,7 +100,7 @@ def bench(folder: Path, device: str = "auto", batches: Sequence[int] = (1, 8), t
     for count in counts:
         engine = open_engine(folder, artifact, device, count)
         for batch in batches:
-            images = np.random.default_rng(0).integers(0, 256, (batch, spec.size, spec.size, spec.channels), np.uint8)
+            images = np.random.default_rng(0).integers(0, 256, (batch, spec.size, spec.size, spec.channels)).astype(spec.dtype)
             timings.append(time_calls(partial(engine.run, images), batch, count, seconds))
             log.info("batch %d, %d thread(s): %.2f ms", batch, count, 1000 * timings[-1].median)
     assert engine is not None, "there is at least one number of threads"
@@ -159,7 +159,7 @@ import numpy as np
 from pathlib import Path
 from gazeseg_serve.predictor import Predictor
 predictor = Predictor.open(Path(sys.argv[1]), device=sys.argv[2])
-predictor.predict(np.full((1024, 1280, predictor.spec.channels), 90, np.uint8)).mask()
+predictor.predict(np.full((1024, 1280, predictor.spec.channels), 90, predictor.spec.dtype)).mask()
 """
 # Not getrusage's figure: that one starts from the parent's, which may have loaded torch.
 _TELL = """

@@ -70,7 +70,7 @@ def compare(run_folder: Path, data: Path, out: Path, student: Student | None = N
                 found.append(Candidate(name, engine.name, precision, path.stat().st_size, count_flops(model),
                                        _timings(engine.run, gate, threads, seconds),
                                        peak_memory(_ONE_CALL, str(path), engine.name, str(run.input.size),
-                                                   str(run.input.channels), torch=False), fidelity, held))
+                                                   str(run.input.channels), run.input.dtype, torch=False), fidelity, held))
         result = Comparison(gate.source, tuple(found), *recommend(found))
         write_text(folder / PAGE_FILE, comparison_page(result, limits))
         write_json(folder / RESULT_FILE, result.as_dict())
@@ -149,7 +149,7 @@ if name.startswith("openvino"):
 else:
     from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
     engine = OnnxRuntimeEngine(model, "cpu")
-engine.run(np.full((1, size, size, channels), 90, np.uint8))
+engine.run(np.full((1, size, size, channels), 90, sys.argv[5]))
 """
 _ONE_EAGER_CALL = """
 import sys
@@ -158,5 +158,5 @@ from pathlib import Path
 from gazeseg_serve.training.ensemble import load_ensemble
 from gazeseg_serve.export.parity import eager_ensemble
 run, ensemble = load_ensemble(Path(sys.argv[1]))
-eager_ensemble(ensemble)(np.full((1, run.input.size, run.input.size, run.input.channels), 90, np.uint8))
+eager_ensemble(ensemble)(np.full((1, run.input.size, run.input.size, run.input.channels), 90, run.input.dtype))
 """

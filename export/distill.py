@@ -24,7 +24,7 @@ from gazeseg_serve.progress import log, track
 from gazeseg_serve.training.augment import Augmenter
 from gazeseg_serve.training.checkpoint import STATE_FILE, load_checkpoint, save_checkpoint
 from gazeseg_serve.training.config import PRECISIONS, Augment, Optimiser
-from gazeseg_serve.training.data import batch_indices
+from gazeseg_serve.training.data import batch_indices, unit_images
 from gazeseg_serve.training.ensemble import Ensemble, Normalise, activation
 from gazeseg_serve.training.loop import rate_at
 from gazeseg_serve.training.unet import Architecture, UNet, seeded_unet
@@ -77,7 +77,7 @@ class Student:
 
 
 class StudentGraph(nn.Module):
-    """uint8 `(B, H, W, C)` -> probability `(B, K, H, W)` and, with the second head, disagreement `(B, H, W)` in [0, 0.5]."""
+    """`(B, H, W, C)` -> probability `(B, K, H, W)` and, with the second head, disagreement `(B, H, W)` in [0, 0.5]."""
 
     def __init__(self, student: UNet, spec: InputSpec) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class StudentGraph(nn.Module):
 
 def distil(ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNet | None = None,
            keep: Path | None = None, device: str = "cpu") -> UNet:
-    """Train a student on uint8 `images` `(N, H, W, C)` at the ensemble's input size; returned in eval mode on the CPU.
+    """Train a student on `images` `(N, H, W, C)` of the ensemble's input size and dtype; returned in eval mode on the CPU.
 
     start: a level to begin from, used where it fits. keep: a folder for the training state; a training that was
     interrupted there goes on, a finished one is taken as it is. The result depends on the arguments and the seed alone
@@ -139,10 +139,9 @@ def distil(ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNe
 
 
 def augmented(augment: Augmenter, images: np.ndarray, seed: int) -> Tensor:
-    """uint8 `(B, H, W, C)` -> another view of each, uint8 `(B, C, H, W)`, as `seed` says."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    moved, _ = augment(pixels, torch.zeros(len(images), 1, *images.shape[1:3]), seed=seed)
-    return (moved * 255).round().byte()
+    """`(B, H, W, C)`, uint8 or float32 in [0, 1] -> another view of each, `(B, C, H, W)` of the same dtype, as `seed` says."""
+    moved, _ = augment(unit_images(images), torch.zeros(len(images), 1, *images.shape[1:3]), seed=seed)
+    return (moved * 255).round().byte() if images.dtype == np.uint8 else moved
 
 
 class Teacher:
@@ -154,19 +153,19 @@ class Teacher:
         self._ensemble = _channels_last(fabric.to_device(ensemble)).eval()
 
     def prepare(self, x: Tensor) -> Tensor:
-        """uint8 `(B, C, H, W)` -> normalised float in the memory format that is fastest."""
+        """`(B, C, H, W)` as `augmented` gives it -> normalised float in the memory format that is fastest."""
         normalised: Tensor = self._normalise(self._fabric.to_device(x).float())
         return normalised.contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def answer(self, x: Tensor) -> Tensor:
-        """What a student shall say of uint8 images `(B, C, H, W)`: see `soft_targets`."""
+        """What a student shall say of images `(B, C, H, W)`: see `soft_targets`."""
         with self._fabric.autocast():
             logits = self._ensemble(self.prepare(x))
         return soft_targets(logits.float())
 
     def views(self, images: np.ndarray, augment: Augmenter, settings: Student) -> tuple[Tensor, Tensor]:
-        """`settings.views` views of each image, uint8 `(V N, C, H, W)`, and the answers, float16 `(V N, K or K + 1, H, W)`."""
+        """`settings.views` views of each image, `(V N, C, H, W)`, and the answers, float16 `(V N, K or K + 1, H, W)`."""
         starts = [(view, i) for view in range(settings.views) for i in range(0, len(images), settings.batch)]
         seen, said = [], []
         for view, i in track(starts, "asking the ensemble", len(starts)):

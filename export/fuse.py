@@ -1,4 +1,4 @@
-"""Strategy `fuse`: all m levels in one graph, exact. uint8 images in, probability and disagreement out."""
+"""Strategy `fuse`: all m levels in one graph, exact. Images in, probability and disagreement out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gazeseg_serve.training.unet import UNet
 
 
 class FusedEnsemble(nn.Module):
-    """uint8 `(B, H, W, C)` -> probability float `(B, K, H, W)` and, for m > 1, disagreement float `(B, H, W)`.
+    """`(B, H, W, C)` -> probability float `(B, K, H, W)` and, for m > 1, disagreement float `(B, H, W)`.
 
     probability is the activation of the mean logit; disagreement the population standard deviation over the levels of
     their probabilities, averaged over the classes.

@@ -11,14 +11,15 @@ import numpy as np
 from gazeseg_serve.contract import InputSpec, Run
 from gazeseg_serve.dataset import Dataset, image_files
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.imaging import read_image, resize_image, with_channels
+from gazeseg_serve.imaging import read_image, resize_image, unit_range, with_channels
 from gazeseg_serve.progress import log, track
 from gazeseg_serve.training.phantoms import phantom
 
 
 @dataclass(frozen=True)
 class GateImages:
-    """names; images uint8 `(N, size, size, C)`; truths: labels `(H, W)` uint8 at the mask's own size, or None, one an image.
+    """names; images `(N, size, size, C)` of the InputSpec's dtype; truths, one an image: labels `(H, W)` uint8 at the mask's
+    own size, or None.
 
     source: the words that say what the images are.
     """
@@ -41,6 +42,7 @@ def gate_images(run: Run, data: Path | None, split: str, count: int) -> GateImag
         log.warning("no --data given: the gate runs on synthetic images; pass --data DATASET to use your own")
         rng = np.random.default_rng(0)
         made = [with_channels(phantom(spec.size, rng)[0], spec.channels) for _ in range(count)]
+        made = made if spec.dtype == "uint8" else [unit_range(pixels) for pixels in made]
         return GateImages(tuple(f"phantom {i}" for i in range(count)), np.stack(made), (None,) * count, "synthetic images")
     dataset = Dataset.open(data)
     known = tuple(stem for stem in run.splits.get(split) or () if stem in dataset.images)[:count]
@@ -51,7 +53,7 @@ def gate_images(run: Run, data: Path | None, split: str, count: int) -> GateImag
 
 
 def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = (), count: int | None = None) -> np.ndarray:
-    """uint8 `(N, size, size, C)`: the run's training images in `data`, then those of the folders `unlabelled`; `count` of
+    """`(N, size, size, C)`: the run's training images in `data`, then those of the folders `unlabelled`; `count` of
     them at most.
 
     An image of `unlabelled` whose pixels at that size are those of a validation or test image, whatever its name and
@@ -84,4 +86,5 @@ def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = ()
 
 def _stack(paths: Sequence[Path], spec: InputSpec) -> np.ndarray:
     size = (spec.size, spec.size)
-    return np.stack([resize_image(read_image(path, spec.channels), size) for path in track(paths, "reading", len(paths))])
+    return np.stack([resize_image(read_image(path, spec.channels, dtype=spec.dtype), size)
+                     for path in track(paths, "reading", len(paths))])

@@ -19,12 +19,12 @@ _TRACED_BATCH = 2  # a batch of 1 would be taken for a constant
 
 
 def write_onnx(graph: nn.Module, spec: InputSpec, disagreement: bool, path: Path) -> None:
-    """Trace `graph` (uint8 `(B, H, W, C)` in, the declared outputs out) and write one self-contained file.
+    """Trace `graph` (`(B, H, W, C)` of the InputSpec's dtype in, the declared outputs out) and write one self-contained file.
 
     The declaration drives tracing: names and dynamic axes come from `graph_inputs` and `graph_outputs`.
     """
     inputs, outputs = graph_inputs(spec), graph_outputs(spec, disagreement)
-    example = torch.zeros((_TRACED_BATCH, spec.size, spec.size, spec.channels), dtype=torch.uint8)
+    example = torch.zeros((_TRACED_BATCH, spec.size, spec.size, spec.channels), dtype=getattr(torch, spec.dtype))
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet():
         program = torch.onnx.export(

@@ -52,7 +52,7 @@ class Parity:
 
 
 def eager_ensemble(ensemble: Ensemble) -> Callable[[np.ndarray], Outputs]:
-    """The reference: the networks as trained, in PyTorch, unfused and unfolded. uint8 `(B, H, W, C)` -> Outputs."""
+    """The reference: the networks as trained, in PyTorch, unfused and unfolded. `(B, H, W, C)` -> Outputs."""
     @torch.no_grad()
     def run(batch: np.ndarray) -> Outputs:
         logits = ensemble(ensemble.normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).float()))
@@ -73,7 +73,7 @@ def check_declaration(model: Path, spec: InputSpec, disagreement: bool) -> None:
 
 def measure(engine: Engine, reference: Callable[[np.ndarray], Outputs], images: np.ndarray,
             batch_sizes: Sequence[int] = BATCH_SIZES) -> Parity:
-    """Run `images` uint8 `(N, H, W, C)` through both at every batch size, the last batch as short as it comes.
+    """Run `images` `(N, H, W, C)` through both at every batch size, the last batch as short as it comes.
 
     Raises GateError for a shape that differs, a missing output or a value that is not finite.
     """

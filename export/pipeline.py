@@ -79,7 +79,7 @@ def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path |
     with staged_folder(out, MANIFEST_FILE) as folder:
         built = build_strategy(strategy, run, ensemble, student or Student(), data, unlabelled, keep)
         parity = write_graph(built, run, folder / MODEL_FILE, gate, tolerance, precision, data)
-        engine = open_model(folder / MODEL_FILE, precision) if here is None else planned(folder, precision, here)
+        engine = open_model(folder / MODEL_FILE, precision) if here is None else planned(folder, run.input, precision, here)
         if lossy:
             fidelity = prove(engine, ensemble, gate, limits, strategy, precision)
             facts = fidelity_facts(fidelity, parity, gate)
@@ -139,11 +139,11 @@ def open_model(model: Path, precision: str = "fp32") -> Engine:
     return OpenVinoEngine(model, "bf16") if precision == "bf16" else OnnxRuntimeEngine(model, "cpu")
 
 
-def planned(folder: Path, precision: str, here: Machine) -> Engine:
+def planned(folder: Path, spec: InputSpec, precision: str, here: Machine) -> Engine:
     """Build the plan of the graph in `folder` beside it, and open it."""
     plan = build_plan(folder / MODEL_FILE, precision, here)
     write_bytes(folder / PLAN_FILE, plan)
-    return TensorRtEngine(plan)
+    return TensorRtEngine(plan, spec.dtype)
 
 
 def fidelity_facts(fidelity: Fidelity, parity: Parity, gate: GateImages) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gazeseg_serve.files import write_bytes
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 CALIBRATION_IMAGES = 64
-# fp32 in an fp16 graph: what comes before the first convolution, statistics (they overflow), and the activation.
+# fp32 in an fp16 graph: statistics (they overflow), and the activation; and what comes before the first convolution.
 _KEEP_FP32 = ["Cast", "Sub", "Div", "ReduceMean", "InstanceNormalization", "GroupNormalization", "BatchNormalization",
               "Sigmoid", "Softmax", "Pow", "Sqrt"]
 
@@ -24,7 +24,7 @@ _KEEP_FP32 = ["Cast", "Sub", "Div", "ReduceMean", "InstanceNormalization", "Grou
 def to_int8(model: Path, images: np.ndarray) -> None:
     """Replace the fp32 file `model` by one with QDQ pairs: weights int8 a channel, activations uint8 a tensor.
 
-    images: uint8 `(N, size, size, C)`, from which the activations' ranges are taken (smallest and largest). The first
+    images: `(N, size, size, C)`, from which the activations' ranges are taken (smallest and largest). The first
     and the last convolution stay fp32: one reads normalised pixels, the other writes logits. Raises ConfigError for a
     graph without convolutions to quantise.
     """
@@ -51,11 +51,42 @@ def to_fp16(model: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     with _quiet("onnxruntime", "root"):
-        converted = convert_float_to_float16(onnx.load(model), keep_io_types=True, op_block_list=_KEEP_FP32)
+        graph = onnx.load(model)
+        converted = convert_float_to_float16(graph, keep_io_types=True, op_block_list=_KEEP_FP32,
+                                             node_block_list=_before_convolutions(graph.graph))
+    _drop_round_trips(converted.graph)
     _sort(converted.graph)
     del converted.graph.value_info[:]  # types of before; the checker infers them anew
     onnx.checker.check_model(converted, full_check=True)
     write_bytes(model, converted.SerializeToString())
+
+
+def _before_convolutions(graph: onnx.GraphProto) -> list[str]:
+    """Names of the nodes between the image and the first convolutions: squares of 16-bit pixels overflow in fp16."""
+    touched, found = {value.name for value in graph.input}, []
+    for node in graph.node:
+        if node.op_type != "Conv" and touched.intersection(node.input):
+            touched.update(node.output)
+            found.append(node.name)
+    return found
+
+
+def _drop_round_trips(graph: onnx.GraphProto) -> None:
+    """Take out fp32 -> fp16 -> fp32: the conversion casts the input, and what each fp32 node gives, down and up again."""
+    def casts_to(name: str, kind: int) -> bool:
+        node = makers.get(name)
+        return node is not None and node.op_type == "Cast" and node.attribute[0].i == kind
+
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if casts_to(name, onnx.TensorProto.FLOAT) and casts_to(makers[name].input[0], onnx.TensorProto.FLOAT16):
+                node.input[i] = makers[makers[name].input[0]].input[0]
+    kept = {value.name for value in graph.output}
+    while unused := [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in
+                     kept.union(name for other in graph.node for name in other.input)]:
+        for node in unused:
+            graph.node.remove(node)
 
 
 def _sort(graph: onnx.GraphProto) -> None:

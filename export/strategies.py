@@ -28,7 +28,7 @@ STRATEGIES = ("fuse", "average", "best-level", "distill")
 
 @dataclass(frozen=True)
 class Built:
-    """module: uint8 `(B, H, W, C)` in, the declared outputs out. reference: the same networks, unfolded and unfused.
+    """module: `(B, H, W, C)` in, the declared outputs out. reference: the same networks, unfolded and unfused.
 
     facts: what the manifest says of how it was made.
     """
@@ -62,7 +62,7 @@ def build_strategy(strategy: str, run: Run, ensemble: Ensemble, student: Student
 
 
 def eager_student(student: UNet, graph: StudentGraph) -> Callable[[np.ndarray], Outputs]:
-    """The student as trained, its two last convolutions apart. uint8 `(B, H, W, C)` -> Outputs."""
+    """The student as trained, its two last convolutions apart. `(B, H, W, C)` -> Outputs."""
     @torch.no_grad()
     def run(batch: np.ndarray) -> Outputs:
         logits = student(graph.normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).float()))

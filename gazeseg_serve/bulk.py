@@ -45,8 +45,9 @@ def predict_files(artifact: Path, inputs: Sequence[Path], out: Path, threshold: 
     summary = Summary()
     for name, path in track(files.items(), "segmenting", len(files)):
         try:
-            channels = predictor.spec.channels
-            image = decode_image(sys.stdin.buffer.read(), channels) if path == STDIN else read_image(path, channels)
+            spec = predictor.spec
+            image = (decode_image(sys.stdin.buffer.read(), spec.channels, dtype=spec.dtype) if path == STDIN else
+                     read_image(path, spec.channels, dtype=spec.dtype))
         except ImageError as error:
             summary.failures[str(path)] = str(error)
             continue

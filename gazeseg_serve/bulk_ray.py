@@ -41,7 +41,7 @@ class _Worker:
     def _segment(self, name: str, path: Path) -> str:
         spec = self.predictor.spec
         try:
-            mask = self.predictor.predict(read_image(path, spec.channels)).mask(self.cut)
+            mask = self.predictor.predict(read_image(path, spec.channels, dtype=spec.dtype)).mask(self.cut)
             write_bytes(self.out / f"{name}.png", encode_mask(mask, len(spec.classes)))
         except (ImageError, OSError) as error:
             return str(error) or type(error).__name__

@@ -16,6 +16,7 @@ import typer
 
 from . import __version__
 from .errors import GazesegError, named_extra, require
+from .progress import speaks
 
 app = typer.Typer(
     name="gazeseg-serve",
@@ -120,6 +121,8 @@ def train(
     from .training.loop import train as run_training
 
     run = run_training(load_config(config, settings or ()), data, masks, out, resume, device)
+    if not speaks():
+        return
     lines = [f"wrote {out} ({len(run.levels)} levels)"]
     lines += [f"validation Dice of the ensemble at the network's size: {value:.4f}" for value in run.metrics.values()]
     _finish([*lines, f"next: gazeseg-serve evaluate {out} --data {data} --split val"], {"run": str(out)} | run.metrics, as_json)
@@ -189,6 +192,8 @@ def evaluate(
     lines = [f"{'member':<14} {'images':>6} {'Dice':>7} {'95 % interval':>17} {'IoU':>7} {'HD95 px':>8} {'ECE':>7}"]
     lines += [("{member:<14} {images:>6} {dice:>7.4f} [{dice_low:.4f}, {dice_high:.4f}] {iou:>7.4f} {hd95:>8.1f} "
                "{calibration_error:>7.4f}").format_map(row) for row in summary]
+    lines += [f"Dice of {name.removeprefix('dice_of_')}, {row['member']}: {row[name]:.4f}"
+              for row in summary[-1:] for name in row if name.startswith("dice_of_")]
     _finish(lines, {"split": split, "members": summary}, as_json)
 
 

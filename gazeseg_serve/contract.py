@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, TypeVar
 
 from .errors import ContractError
 from .files import read_json, sha256, sha256_file, write_json
+from .records import build
 
 RUN_SCHEMA = "gazeseg-run/1"
 ARTIFACT_SCHEMA = "gazeseg-artifact/1"
@@ -41,6 +40,9 @@ class InputSpec:
     normalisation   "imagenet": (x / 255 - mean) / std; "zscore": (x - mean(x)) / std(x) per image and channel.
                     It lives inside the exported graph.
     classes         names of the foreground classes, in label order
+    dtype           of the pixels that the graph takes: "uint8", or "float32", in which zscore keeps the depth of 16-bit and
+                    DICOM images. Left empty, it follows the normalisation. A folder that names none was written when
+                    every input was uint8, and is used so.
     """
 
     size: int
@@ -48,8 +50,11 @@ class InputSpec:
     resize: str = "stretch"
     normalisation: str = "imagenet"
     classes: tuple[str, ...] = ("lesion",)
+    dtype: str = ""
 
     def __post_init__(self) -> None:
+        if not self.dtype:
+            object.__setattr__(self, "dtype", "float32" if self.normalisation == "zscore" else "uint8")
         if self.size < 16 or self.size % 16:
             raise ContractError(f"input size {self.size} is not a multiple of 16, which the four poolings need")
         if self.channels not in (1, 3):
@@ -60,6 +65,9 @@ class InputSpec:
             raise ContractError(f"unknown normalisation {self.normalisation!r}; known: imagenet, zscore")
         if self.normalisation == "imagenet" and self.channels != 3:
             raise ContractError("imagenet normalisation wants 3 channels; use zscore for grey images")
+        if self.dtype not in ("uint8", "float32") or (self.dtype == "float32" and self.normalisation == "imagenet"):
+            raise ContractError(f"pixels of {self.dtype!r} with {self.normalisation} normalisation; use uint8, or with zscore "
+                                "float32")
         if not self.classes:
             raise ContractError("classes is empty; name at least one foreground class")
 
@@ -164,6 +172,9 @@ class Artifact:
     def load(cls, folder: Path) -> Artifact:
         """Raises ContractError for a missing file, an unknown schema, a wrong field or a file that changed."""
         artifact = _load(cls, folder / MANIFEST_FILE, ARTIFACT_SCHEMA)
+        if artifact.inputs != graph_inputs(artifact.input):
+            raise ContractError(f"{folder}: the graph's input is declared as {artifact.inputs}, its InputSpec asks for "
+                                f"{graph_inputs(artifact.input)}; export the run again")
         if artifact.files.get(artifact.model) != artifact.id:
             raise ContractError(f"{folder}: the id is {artifact.id}, the model's hash {artifact.files.get(artifact.model)}")
         for name, digest in artifact.files.items():
@@ -176,7 +187,7 @@ class Artifact:
 
 
 def graph_inputs(spec: InputSpec) -> tuple[Tensor, ...]:
-    return (Tensor("image", "uint8", ("batch", spec.size, spec.size, spec.channels)),)
+    return (Tensor("image", spec.dtype, ("batch", spec.size, spec.size, spec.channels)),)
 
 
 def graph_outputs(spec: InputSpec, disagreement: bool) -> tuple[Tensor, ...]:
@@ -219,46 +230,6 @@ def _load(cls: type[T], path: Path, schema: str) -> T:
     found = data.get("schema") if isinstance(data, dict) else None
     if found != schema:
         raise ContractError(f"{path} has schema {found!r}, this version reads {schema!r}; write the folder again")
+    if isinstance(data.get("input"), dict):
+        data["input"].setdefault("dtype", "uint8")  # before inputs had a dtype, all were of bytes
     return build(cls, data, str(path))
-
-
-def build(cls: type[T], data: Any, where: str) -> T:
-    """Make the dataclass `cls` of parsed JSON or TOML; ContractError names the field that is missing, unknown or wrong."""
-    if not isinstance(data, dict):
-        raise ContractError(f"{where}: expected a table, found {type(data).__name__}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(fields))
-    if unknown:
-        raise ContractError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(fields)}")
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in data:
-            raise ContractError(f"{where}: field {name!r} is missing")
-    return cls(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), value, where)
-    if origin in (types.UnionType, typing.Union):
-        for option in arguments:
-            if (option is type(None) and value is None) or (isinstance(option, type) and type(value) is option):
-                return value
-        return _convert(next(option for option in arguments if option is not type(None)), value, where)
-    if origin is tuple and isinstance(value, list | tuple):
-        if arguments[-1] is Ellipsis:
-            return tuple(_convert(arguments[0], item, where) for item in value)
-        if len(arguments) == len(value):
-            return tuple(_convert(a, item, where) for a, item in zip(arguments, value, strict=True))
-    if origin is dict and isinstance(value, dict):
-        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
-    raise ContractError(f"{where}: expected {expected}, found {value!r}")

@@ -39,9 +39,9 @@ class Dataset:
     def fixations(self) -> Path:
         return self.root / "fixations.csv"
 
-    def image(self, stem: str, channels: int = 3) -> np.ndarray:
-        """`(H, W, channels)` uint8."""
-        return read_image(self.images[stem], channels)
+    def image(self, stem: str, channels: int = 3, dtype: str = "uint8") -> np.ndarray:
+        """`(H, W, channels)`, uint8 or float32 in [0, 1], as `imaging.decode_image`."""
+        return read_image(self.images[stem], channels, dtype=dtype)
 
     def mask(self, stem: str, classes: int = 1) -> np.ndarray:
         """Labels `(H, W)` uint8: 0 background, 1..classes. With one class, any non-zero value is 1.

@@ -1,4 +1,4 @@
-"""Read DICOM images as 8 bit; needs the `dicom` extra."""
+"""Read DICOM images, as 8 bit or at their full depth; needs the `dicom` extra."""
 
 from __future__ import annotations
 
@@ -70,27 +70,28 @@ def frame_count(dataset: Dataset) -> int:
     return int(dataset.get("NumberOfFrames", 1) or 1)
 
 
-def decode_dicom(data: bytes, limits: Limits) -> np.ndarray:
-    """Decode a single-frame DICOM file to `(H, W, 1 or 3)` uint8, as `decode_frames` does each frame."""
+def decode_dicom(data: bytes, limits: Limits, dtype: str = "uint8") -> np.ndarray:
+    """Decode a single-frame DICOM file to `(H, W, 1 or 3)`, as `decode_frames` does each frame."""
     dataset = read_dataset(data, limits)
     if frame_count(dataset) != 1:
         raise UnsupportedImage(f"the DICOM file holds {frame_count(dataset)} frames; ask for dicom-seg, "
                                "or send one frame a file")
-    return decode_frames(dataset)[0]
+    return decode_frames(dataset, dtype)[0]
 
 
-def decode_frames(dataset: Dataset) -> list[np.ndarray]:
-    """Every frame as `(H, W, 1 or 3)` uint8.
+def decode_frames(dataset: Dataset, dtype: str = "uint8") -> list[np.ndarray]:
+    """Every frame as `(H, W, 1 or 3)`, uint8 or float32 in [0, 1].
 
-    Grey frames go through the modality (rescale) and VOI (window) transforms, frame by frame in an enhanced object, are
-    inverted for MONOCHROME1, and are min-max scaled to 8 bit. Colour becomes RGB; more than 8 bit is scaled down.
+    Grey frames go through the modality (rescale) transform, frame by frame in an enhanced object, are inverted for
+    MONOCHROME1, and are min-max scaled: to 8 bit after the VOI (window) transform, or, without a window, to float32 as
+    `imaging.unit_range` does. Colour becomes RGB; as uint8 more than 8 bit is scaled down.
     Raises MalformedImage, or UnsupportedImage where no decoder for the transfer syntax is installed.
     """
     try:
         _check_decoder(dataset)
         pixels = dataset.pixel_array
         frames = pixels if frame_count(dataset) > 1 else pixels[None]
-        return [_frame(frame, dataset, index) for index, frame in enumerate(frames)]
+        return [_frame(frame, dataset, index, dtype) for index, frame in enumerate(frames)]
     except broken_errors() as error:
         raise MalformedImage("the DICOM pixels cannot be decoded: the file is truncated or corrupt, or compressed in a "
                              f"way that the decoders here do not know ({type(error).__name__}); send it uncompressed"
@@ -111,22 +112,29 @@ def _check_decoder(dataset: Dataset) -> None:
         raise UnsupportedImage(f"no decoder for transfer syntax {syntax.name} is installed; send it uncompressed")
 
 
-def _frame(pixels: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
+def _frame(pixels: np.ndarray, dataset: Dataset, index: int, dtype: str) -> np.ndarray:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
 
+    from .imaging import unit_range
+
+    deep = dtype == "float32"
     photometric = str(dataset.PhotometricInterpretation)
     if photometric.startswith("MONOCHROME"):
         parameters = _parameters(dataset, index)
-        values = np.asarray(apply_voi_lut(apply_modality_lut(pixels, parameters), parameters), np.float64)
-        if not np.isfinite(values).all():
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at below
+            values = apply_modality_lut(pixels, parameters)
+            values = np.asarray(values if deep else apply_voi_lut(values, parameters), np.float64)
+        if not np.isfinite(float(values.max()) - float(values.min())):
             raise MalformedImage("the rescale or window values of the DICOM file make pixels that are not finite")
-        return _eight_bit(-values if photometric == "MONOCHROME1" else values)[..., None]
+        values = (-values if photometric == "MONOCHROME1" else values)[..., None]
+        return unit_range(values) if deep else _eight_bit(values)
+    bits = int(dataset.BitsStored)
     if photometric == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
-        return _scaled(pixels, 8 * pixels.itemsize)
-    if photometric.startswith("YBR"):
+        bits = 8 * pixels.itemsize
+    elif photometric.startswith("YBR"):
         pixels = convert_color_space(pixels, photometric, "RGB")
-    return _scaled(pixels, int(dataset.BitsStored))
+    return unit_range(pixels) if deep else _scaled(pixels, bits)
 
 
 def _parameters(dataset: Dataset, index: int) -> Dataset:

@@ -23,7 +23,7 @@ class Outputs:
 
 
 class Engine(Protocol):
-    """`run` takes uint8 `(B, H, W, C)` as the artifact's InputSpec says, any B >= 1. Not to be called by two threads."""
+    """`run` takes `(B, H, W, C)` of the InputSpec's size and dtype, any B >= 1. Not to be called by two threads."""
 
     name: str
 
@@ -48,7 +48,7 @@ def open_engine(folder: Path, artifact: Artifact, device: str = "auto", threads:
         from .engine_tensorrt import TensorRtEngine
         from .tensorrt_plan import plan_of
 
-        return TensorRtEngine(plan_of(folder, artifact))
+        return TensorRtEngine(plan_of(folder, artifact), artifact.input.dtype)
     from .engine_onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(folder / artifact.model, device.removeprefix("onnxruntime-"), threads, lanes=True)

@@ -12,8 +12,6 @@ from .engine import Outputs
 from .errors import EngineError, require
 from .progress import log
 
-_TYPES = {"image": np.uint8, "probability": np.float32, "disagreement": np.float32}
-
 
 def load_tensorrt() -> ModuleType:
     """The package `tensorrt`. MissingExtraError where it is absent, EngineError where its libraries are."""
@@ -83,12 +81,15 @@ class Cuda:
 
 class TensorRtEngine:
     """Runs `plan`, a serialised engine of a graph with the contract's inputs and outputs. Batches over the plan's largest
-    are cut. Raises MissingExtraError, and EngineError where there is no GPU or the plan is not of this machine.
+    are cut. dtype: of the images, as the InputSpec says.
+
+    Raises MissingExtraError, and EngineError where there is no GPU or the plan is not of this machine.
     """
 
     name = "tensorrt"
 
-    def __init__(self, plan: bytes) -> None:
+    def __init__(self, plan: bytes, dtype: str) -> None:
+        self._dtype = np.dtype(dtype)
         self._cuda = Cuda()
         trt = load_tensorrt()
         self._logger = make_logger(trt)  # TensorRT keeps no reference of its own
@@ -109,12 +110,13 @@ class TensorRtEngine:
         self._close = weakref.finalize(self, _release, self._cuda, self._memory, self._stream)
         for name in names:
             shape = largest if name == "image" else (self._largest, *tuple(self._engine.get_tensor_shape(name))[1:])
-            size = int(np.prod(shape)) * np.dtype(_TYPES[name]).itemsize
+            size = int(np.prod(shape)) * (self._dtype.itemsize if name == "image" else 4)
             self._memory[name] = int(self._cuda.call("cudaMalloc", size))
             self._context.set_tensor_address(name, self._memory[name])
 
     def run(self, batch: np.ndarray) -> Outputs:
-        parts = [self._part(np.ascontiguousarray(batch[i:i + self._largest])) for i in range(0, len(batch), self._largest)]
+        batch = np.ascontiguousarray(batch, self._dtype)
+        parts = [self._part(batch[i:i + self._largest]) for i in range(0, len(batch), self._largest)]
         values = {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
         return Outputs(values["probability"], values.get("disagreement"))
 
@@ -125,7 +127,7 @@ class TensorRtEngine:
         self._cuda.to_device(self._memory["image"], images, self._stream)
         if not self._context.execute_async_v3(int(self._stream)):
             raise EngineError(f"TensorRT failed: {'; '.join(self._logger.errors[-3:]) or 'it gave no reason'}")
-        found = {name: np.empty(tuple(self._context.get_tensor_shape(name)), _TYPES[name]) for name in self._outputs}
+        found = {name: np.empty(tuple(self._context.get_tensor_shape(name)), np.float32) for name in self._outputs}
         for name, array in found.items():
             self._cuda.to_host(array, self._memory[name], self._stream)
         self._cuda.call("cudaStreamSynchronize", self._stream)

@@ -1,6 +1,7 @@
 """Bytes to pixels and back to the image's own geometry; the limits are checked before decoding.
 
-Layout everywhere: an image is `(H, W, C)` uint8 with C = 1 or 3 (RGB); a map is `(H, W)` or `(K, H, W)` float32.
+Layout everywhere: an image is `(H, W, C)` with C = 1 or 3 (RGB), uint8, or float32 in [0, 1] where the InputSpec says so;
+a map is `(H, W)` or `(K, H, W)` float32.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS, dtype: str = "uint8") -> np.ndarray:
     """Decode one PNG, JPEG, TIFF or DICOM file.
 
-    Returns `(H, W, channels)` uint8, upright (EXIF orientation applied), alpha composited on black, 16-bit grey
-    scaled by 1/257, DICOM windowed to 8 bit. Raises MalformedImage, UnsupportedImage or ImageTooLarge.
+    Returns `(H, W, channels)`, upright (EXIF orientation applied), alpha composited on black. As uint8, 16-bit grey is
+    scaled by 1/257 and DICOM windowed to 8 bit. As float32, a file's whole depth is kept, DICOM after the modality
+    (rescale) transform and without its window, and `unit_range` brings it to [0, 1]; colour PNG and TIFF have 8 bit.
+    Raises MalformedImage, UnsupportedImage or ImageTooLarge.
     """
     if not data:
         raise MalformedImage("the image is empty (0 bytes); send the file's content")
@@ -54,7 +57,7 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
     if is_dicom(data):
         from .dicom import decode_dicom
 
-        return with_channels(decode_dicom(data, limits), channels)
+        return with_channels(decode_dicom(data, limits, dtype), channels)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image, limits)
@@ -62,7 +65,9 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
             if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
                 raise UnsupportedImage(f"a JPEG of more than {_MAX_SCANS} scans is not accepted; save it as a baseline JPEG")
             image.load()
-            return with_channels(_to_array(image), channels)
+            pixels = _to_array(image, dtype)
+            return (with_channels(pixels, channels) if dtype == "uint8" else
+                    unit_range(with_channels(pixels.astype(np.float32), channels)))
     except UnidentifiedImageError:
         raise UnsupportedImage("not an image this accepts; send PNG, JPEG, TIFF or DICOM") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, far larger limit
@@ -71,12 +76,12 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
         raise MalformedImage(f"the image cannot be decoded ({error}); it is truncated or corrupt") from error
 
 
-def read_image(path: Path, channels: int = 3, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+def read_image(path: Path, channels: int = 3, limits: Limits = DEFAULT_LIMITS, dtype: str = "uint8") -> np.ndarray:
     """Read the image file at `path`; as `decode_image`, with the path in the error."""
     try:
         if path.stat().st_size > limits.max_bytes:
             raise ImageTooLarge(f"{path.stat().st_size} bytes, the limit is {limits.max_bytes}")
-        return decode_image(path.read_bytes(), channels, limits)
+        return decode_image(path.read_bytes(), channels, limits, dtype)
     except ImageError as error:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:
@@ -106,10 +111,21 @@ def _has_more(image: Image.Image) -> bool:
     return True
 
 
-def _to_array(image: Image.Image) -> np.ndarray:
+def unit_range(values: np.ndarray) -> np.ndarray:
+    """Any finite pixels -> float32 of the same shape, the image's least value at 0 and its greatest at 1; all 0 where they
+    are one. An affine change of the whole image, which the z-score inside the graph undoes.
+    """
+    values = np.asarray(values, np.float64)
+    low, span = values.min(), np.ptp(values)
+    return np.asarray((values - low) / (span or 1), np.float32)
+
+
+def _to_array(image: Image.Image, dtype: str) -> np.ndarray:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
+        if dtype == "float32":
+            return values[..., None]
         if values.min() < 0 or values.max() > 65535:
             raise UnsupportedImage("32-bit grey values outside 0..65535 are not accepted; convert to 8 or 16 bit")
         return np.rint(values / 257).astype(np.uint8)[..., None]
@@ -122,7 +138,7 @@ def _to_array(image: Image.Image) -> np.ndarray:
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """`(H, W, 1 or 3)` uint8 -> `(H, W, channels)`: grey is repeated, RGB weighted to grey."""
+    """`(H, W, 1 or 3)` uint8 or float32 -> `(H, W, channels)`: grey is repeated, RGB weighted to grey."""
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
@@ -131,7 +147,7 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Stretch `(H, W, C)` uint8 to `size` = (height, width): area average where it shrinks, else bilinear."""
+    """Stretch `(H, W, C)` uint8 or float32 to `size` = (height, width): area average where it shrinks, else bilinear."""
     height, width = size
     if image.shape[:2] == (height, width):
         return image

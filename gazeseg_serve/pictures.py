@@ -17,8 +17,10 @@ BLUE = (0, 180, 216)
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """`(H, W, 1 or 3)` or `(H, W)` uint8 -> `(H, W, 3)` uint8."""
+    """`(H, W, 1 or 3)` or `(H, W)`, uint8 or float32 in [0, 1] -> `(H, W, 3)` uint8."""
     image = image if image.ndim == 3 else image[..., None]
+    if image.dtype == np.float32:
+        image = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 

@@ -75,10 +75,17 @@ class Predictor:
         return cls(open_engine(Path(folder), artifact, device, threads), artifact.input, artifact)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """`(H, W, C)` uint8 of any size -> `(size, size, C)` uint8, as the network takes it."""
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.spec.channels:
-            raise ImageError(f"an image is (H, W, {self.spec.channels}) uint8, this one is {image.shape} {image.dtype}")
-        return resize_image(image, (self.spec.size, self.spec.size))
+        """`(H, W, C)` of any size -> `(size, size, C)`, as the network takes it; both of the InputSpec's dtype.
+
+        float32 may have any scale and offset: the z-score inside the graph undoes both. Raises ImageError.
+        """
+        spec = self.spec
+        if image.dtype != spec.dtype or image.ndim != 3 or image.shape[2] != spec.channels:
+            raise ImageError(f"an image is (H, W, {spec.channels}) {spec.dtype}, this one is {image.shape} {image.dtype}; "
+                             "give read_image the channels and dtype of the predictor's spec")
+        if image.dtype == np.float32 and not np.isfinite(image).all():
+            raise ImageError("the image holds a value that is not finite; replace it")
+        return resize_image(image, (spec.size, spec.size))
 
     def run(self, prepared: Sequence[np.ndarray]) -> Outputs:
         """Run prepared images as one batch."""

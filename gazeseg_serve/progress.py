@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,9 +15,14 @@ log = logging.getLogger("gazeseg_serve")
 _LINE_EVERY = 10.0  # seconds between plain lines
 
 
+def speaks() -> bool:
+    """False in the processes of torchrun after the first, which alone tells what all do."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
     """Pass `items` on, showing how many of `total` are done."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and speaks():
         from rich.console import Console
         from rich.progress import track as bar
 

@@ -88,10 +88,10 @@ def check_plan(plan: bytes, model: Path, spec: InputSpec, precision: str) -> Non
     """Hold the plan to ONNX Runtime's answers for the same file, at three batch sizes. Raises EngineError."""
     from .engine_onnxruntime import OnnxRuntimeEngine
 
-    engines: tuple[Engine, Engine] = (TensorRtEngine(plan), OnnxRuntimeEngine(model, "cpu"))
+    engines: tuple[Engine, Engine] = (TensorRtEngine(plan, spec.dtype), OnnxRuntimeEngine(model, "cpu"))
     # Coarse noise, enlarged: pixels that agree with their neighbours, as those of images do.
-    coarse = np.random.default_rng(0).integers(0, 256, (MAX_BATCH + 1, spec.size // 8, spec.size // 8, spec.channels), np.uint8)
-    images = np.kron(coarse, np.ones((1, 8, 8, 1), np.uint8))
+    coarse = np.random.default_rng(0).integers(0, 256, (MAX_BATCH + 1, spec.size // 8, spec.size // 8, spec.channels))
+    images = np.kron(coarse, np.ones((1, 8, 8, 1))).astype(spec.dtype)
     for size in (1, 3, len(images)):
         found, wanted = (engine.run(images[:size]) for engine in engines)
         worst = float(np.abs(found.probability - wanted.probability).max())

@@ -35,7 +35,7 @@ _AT_ONCE = 2
 
 @dataclass(slots=True)
 class Job:
-    """One prepared image `(size, size, C)` uint8 on its way to the engine; `gone` once nobody waits for it."""
+    """One prepared image `(size, size, C)` on its way to the engine; `gone` once nobody waits for it."""
 
     pixels: np.ndarray
     entered: float
@@ -112,7 +112,7 @@ class ModelHost:
     async def warm_up(self) -> None:
         """Send made-up images until the dispatcher has learned and a batch of more than one has been seen."""
         spec = self.predictor.spec
-        blank = np.zeros((spec.size, spec.size, spec.channels), np.uint8)
+        blank = np.zeros((spec.size, spec.size, spec.channels), spec.dtype)
         for size in [1] * (_LEARNING_BATCHES - 2) + [2, 3]:
             await asyncio.gather(*[self.infer(blank) for _ in range(size)])
         started = time.perf_counter()

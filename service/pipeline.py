@@ -120,9 +120,13 @@ class Pipeline:
 
 def _decode(predictor: Predictor, data: bytes, limits: Limits,
             keep: bool) -> tuple[np.ndarray, Size, np.ndarray | None]:
-    """The image as the network takes it, its own (height, width), and, where wanted, its own pixels."""
-    image = decode_image(data, predictor.spec.channels, limits)
-    return predictor.prepare(image), (image.shape[0], image.shape[1]), image if keep else None
+    """The image as the network takes it, its own (height, width), and, where wanted, its pixels in 8 bit for a picture."""
+    spec = predictor.spec
+    image = decode_image(data, spec.channels, limits, spec.dtype)
+    prepared, size = predictor.prepare(image), (image.shape[0], image.shape[1])
+    if keep and spec.dtype != "uint8":
+        image = decode_image(data, spec.channels, limits)
+    return prepared, size, image if keep else None
 
 
 def _decode_series(predictor: Predictor, files: Sequence[bytes],
@@ -135,8 +139,9 @@ def _decode_series(predictor: Predictor, files: Sequence[bytes],
     sources = [read_dataset(data, limits) for data in files]
     check_series(sources)
     prepared: list[np.ndarray] = []
+    spec = predictor.spec
     for source in sources:
-        prepared += [predictor.prepare(with_channels(frame, predictor.spec.channels)) for frame in decode_frames(source)]
+        prepared += [predictor.prepare(with_channels(frame, spec.channels)) for frame in decode_frames(source, spec.dtype)]
         del source.PixelData  # a series can be large, and the SEG needs the rest alone
     return prepared, sources
 

@@ -255,7 +255,9 @@ def make_tensorrt(gpu: Gpu, version: str) -> types.ModuleType:
 
         def execute_async_v3(self, stream: int) -> bool:
             assert stream == 77
-            image = gpu.memory[self.addresses["image"]][:int(np.prod(self.shape))].reshape(self.shape)  # type: ignore[arg-type]
+            kind = np.dtype({"tensor(uint8)": "uint8", "tensor(float)": "float32"}[self.engine.session.get_inputs()[0].type])
+            length = int(np.prod(self.shape)) * kind.itemsize  # type: ignore[arg-type]
+            image = gpu.memory[self.addresses["image"]][:length].view(kind).reshape(self.shape)  # type: ignore[arg-type]
             names = [output.name for output in self.engine.session.get_outputs()]
             values = gpu.change(dict(zip(names, self.engine.session.run(names, {"image": image}), strict=True)))
             for name, value in values.items():

@@ -21,7 +21,7 @@ from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.files import sha256_file
 from gazeseg_serve.imaging import resize_image
 from gazeseg_serve.training.calibration import Reliability
-from gazeseg_serve.training.evaluate import evaluate, hd95
+from gazeseg_serve.training.evaluate import Evaluation, Score, evaluate, hd95
 from gazeseg_serve.training.unet import Architecture, UNet
 
 
@@ -157,3 +157,13 @@ def test_an_artifact_names_no_image_and_still_knows_its_split(tiny_artifact: Pat
         (tmp_path / "images" / "phantom_0000.png").unlink()
         evaluate(tiny_artifact, tmp_path, "val")
     assert "not the one recorded" in caplog.text
+
+
+def test_several_classes_have_a_dice_each() -> None:
+    scores = (Score("a", "ensemble", 0.5, 0.4, 1.0, (0.2, 0.8)), Score("b", "ensemble", 0.7, 0.6, 1.0, (0.6, 0.8)))
+    evaluation = Evaluation("val", scores, {"ensemble": Reliability.of(np.zeros(2), np.zeros(2))}, ("cavity", "wall"))
+    (row,) = evaluation.summary()
+    assert (row["dice_of_cavity"], row["dice_of_wall"]) == pytest.approx((0.4, 0.8))
+    assert evaluation.table()[0]["dice_of_wall"] == 0.8
+    one = dataclasses.replace(evaluation, classes=("lesion",))
+    assert not any(str(name).startswith("dice_of") for name in {**one.summary()[0], **one.table()[0]})

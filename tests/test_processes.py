@@ -16,11 +16,12 @@ from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.training.processes import open_fabric
 
 
-def start(prefix: list[str], config: Path, data: Path, masks: Path, out: Path, *more: str) -> None:
+def start(prefix: list[str], config: Path, data: Path, masks: Path, out: Path, *more: str) -> str:
     command = [*prefix, "-m", "gazeseg_serve", "train", str(config), "--data", str(data), "--masks", str(masks), "--device",
                "cpu", "--out", str(out), *more]
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -29,8 +30,8 @@ def test_two_processes_train_as_one_does(phantoms: Path, phantom_masks: Path, tm
     config = tmp_path / "tiny.toml"
     config.write_text(_toml(tiny_config("network.norm=group", "optimiser.batch=8", "optimiser.name=sgd")))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    start([sys.executable], config, phantoms, phantom_masks, tmp_path / "one")
-    start(torchrun, config, phantoms, phantom_masks, tmp_path / "two")
+    said = start([sys.executable], config, phantoms, phantom_masks, tmp_path / "one")
+    assert start(torchrun, config, phantoms, phantom_masks, tmp_path / "two").replace("two", "one") == said  # and said once
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     for name in one:

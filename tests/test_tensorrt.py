@@ -50,7 +50,7 @@ def test_a_plan_answers_as_its_graph_at_any_batch(gpu: Gpu, tiny_artifact: Path)
 
 
 def test_device_memory_is_given_back(gpu: Gpu, tiny_artifact: Path) -> None:
-    engine = TensorRtEngine(build_plan(tiny_artifact / "model.onnx", "fp32", this_machine()))
+    engine = TensorRtEngine(build_plan(tiny_artifact / "model.onnx", "fp32", this_machine()), "uint8")
     assert len(gpu.memory) == 3  # the image, the probability, the disagreement
     assert gpu.streams == 1
     del engine
@@ -102,7 +102,7 @@ def test_the_artifact_s_own_plan_is_taken_where_it_fits_and_no_other(gpu: Gpu, t
     assert "made for Fake A100" in caplog.text
     gpu.name = "Fake B200"
     with pytest.raises(EngineError, match="not compatible with this version"):
-        TensorRtEngine(own)
+        TensorRtEngine(own, "uint8")
 
 
 def test_a_new_plan_that_answers_wrongly_is_not_used_or_kept(gpu: Gpu, tiny_artifact: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_machine_without_a_gpu_is_told_so(gpu: Gpu, lively_run: Path, lively_a
     plan = build_plan(lively_artifact / "model.onnx", "fp32", this_machine())
     gpu.count = 0
     for attempt in (lambda: open_engine(lively_artifact, Artifact.load(lively_artifact), "tensorrt"),
-                    lambda: TensorRtEngine(plan),
+                    lambda: TensorRtEngine(plan, "uint8"),
                     lambda: export_run(lively_run, tmp_path / "a", data=phantoms, format="tensorrt")):
         with pytest.raises(EngineError, match="driver version is insufficient; look at nvidia-smi, or use --device cpu"):
             attempt()

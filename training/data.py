@@ -23,10 +23,11 @@ from .masks_folder import load_map, load_masks_info, pseudo_mask_levels, soft_le
 
 @dataclass(frozen=True)
 class Packed:
-    """stems; images uint8 `(N, H, W, C)`; targets `(N, m, H, W)`; both at the network's size.
+    """stems; images `(N, H, W, C)`; targets `(N, m, H, W)`; both at the network's size.
 
-    targets are uint8 labels, or float16 shares of foreground in [0, 1]; 255 is a pixel that teaches nothing. Where a
-    teacher cuts them in training they are gaze maps, one a class in place of one a level.
+    images are uint8, or float32 in [0, 1], as the InputSpec says; targets uint8 labels, or float16 shares of foreground in
+    [0, 1]; 255 is a pixel that teaches nothing. Where a teacher cuts the targets in training they are gaze maps, one a class
+    in place of one a level.
     """
 
     stems: tuple[str, ...]
@@ -62,12 +63,12 @@ def pack_gaze(dataset: Dataset, stems: Sequence[str], masks: Path, spec: InputSp
             targets = soft_levels(gaze_map, thresholds, ramp, band, size)
         else:
             targets = pseudo_mask_levels(gaze_map, thresholds, size)
-        return stem, resize_image(dataset.image(stem, spec.channels), size), targets
+        return stem, resize_image(dataset.image(stem, spec.channels, spec.dtype), size), targets
 
-    made = len(load_masks_info(masks).classes)
-    if made != len(spec.classes):
-        raise DatasetError(f"{masks} holds maps of {made} class(es), the config names {len(spec.classes)}; "
-                           "set data.classes to the masks' own")
+    made = tuple(load_masks_info(masks).classes)
+    if len(made) != len(spec.classes) or (len(made) > 1 and made != spec.classes):  # one class needs no name to be found
+        raise DatasetError(f"{masks} holds maps of the classes {', '.join(made)}, the config names {', '.join(spec.classes)}; "
+                           "names and order are the labels' own: set data.classes, or make the masks with --classes")
     with ThreadPoolExecutor(2) as pool:
         found = [item for item in pool.map(one, stems) if item is not None]
     if not found:
@@ -95,7 +96,7 @@ def pack_annotated(dataset: Dataset, stems: Sequence[str], spec: InputSpec, leve
         else:
             labels, real = resize_labels(scribble, size), real + 1
         names.append(stem)
-        images.append(resize_image(dataset.image(stem, spec.channels), size))
+        images.append(resize_image(dataset.image(stem, spec.channels, spec.dtype), size))
         targets.append(np.broadcast_to(labels, (levels, *size)))
     if not names:
         raise DatasetError(f"{dataset.root} has no masks/ to take {scheme!r} supervision from; set data.supervision = \"gaze\"")
@@ -110,9 +111,9 @@ def pack_truth(dataset: Dataset, stems: Sequence[str], spec: InputSpec) -> Packe
     """Images with their true masks, for validation; images without a mask are left out."""
     kept = tuple(stem for stem in stems if stem in dataset.masks)
     size = (spec.size, spec.size)
-    images = [resize_image(dataset.image(stem, spec.channels), size) for stem in kept]
+    images = [resize_image(dataset.image(stem, spec.channels, spec.dtype), size) for stem in kept]
     masks = [resize_labels(dataset.mask(stem, len(spec.classes)), size) for stem in kept]
-    return Packed(kept, np.array(images, np.uint8).reshape(-1, *size, spec.channels),
+    return Packed(kept, np.array(images, spec.dtype).reshape(-1, *size, spec.channels),
                   np.array(masks, np.uint8).reshape(-1, 1, *size))
 
 
@@ -130,5 +131,10 @@ def batch_indices(step: int, count: int, batch: int, seed: int) -> np.ndarray:
 
 def to_tensors(packed: Packed, indices: np.ndarray) -> tuple[Tensor, Tensor]:
     """float images `(B, C, H, W)` in [0, 1] and targets `(B, m, H, W)` as packed."""
-    images = torch.from_numpy(packed.images[indices]).permute(0, 3, 1, 2).float() / 255
-    return images, torch.from_numpy(packed.targets[indices])
+    return unit_images(packed.images[indices]), torch.from_numpy(packed.targets[indices])
+
+
+def unit_images(images: np.ndarray) -> Tensor:
+    """`(B, H, W, C)`, uint8 or float32 in [0, 1] -> float `(B, C, H, W)` in [0, 1], which is what augmentation works on."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return pixels if pixels.is_floating_point() else pixels.float() / 255

@@ -17,7 +17,11 @@ from .unet import Architecture, UNet, seeded_unet
 
 
 class Normalise(nn.Module):
-    """uint8 values as float `(B, C, H, W)` in [0, 255] -> normalised float, by the InputSpec's rule."""
+    """Pixels as float `(B, C, H, W)` -> normalised float, by the InputSpec's rule.
+
+    imagenet takes values in [0, 255]. zscore takes any scale and offset, and gives the same for all of them, up to rounding;
+    hence no epsilon. An image of zeros stays one.
+    """
 
     mean: Tensor
     std: Tensor
@@ -34,7 +38,8 @@ class Normalise(nn.Module):
         if self.rule == "imagenet":
             return (x - self.mean) / self.std
         centred = x - x.mean(dim=(2, 3), keepdim=True)
-        return centred / (centred.square().mean(dim=(2, 3), keepdim=True) + 1e-6).sqrt()
+        deviation = centred.square().mean(dim=(2, 3), keepdim=True).sqrt()
+        return centred / torch.where(deviation > 0, deviation, 1)
 
 
 class Ensemble(nn.Module):

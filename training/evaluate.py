@@ -5,15 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance
 
 from ..contract import InputSpec, Run, is_artifact, is_run, split_fingerprints
 from ..dataset import Dataset
@@ -27,19 +25,22 @@ from ..progress import log, track
 from .calibration import Reliability
 from .ensemble import activation, load_ensemble
 from .plots import reliability_plot
-
-_HD_SIDE = 256  # HD95 is taken on masks whose longer side is this, and given in the image's own pixels
+from .surface_distance import hd95
 
 
 @dataclass(frozen=True)
 class Score:
-    """One image under one member: Dice and IoU in [0, 1] (mean over the classes), HD95 in pixels (NaN where undefined)."""
+    """One image under one member: Dice and IoU in [0, 1] (mean over the classes), HD95 in pixels (NaN where undefined).
+
+    by_class: the Dice of each class, in label order.
+    """
 
     image: str
     member: str
     dice: float
     iou: float
     hd95: float
+    by_class: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Evaluation:
     split: str
     scores: tuple[Score, ...]
     reliability: dict[str, Reliability]
+    classes: tuple[str, ...]
 
     def members(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(score.member for score in self.scores))
@@ -60,7 +62,7 @@ class Evaluation:
         return np.array([getattr(score, metric) for score in self.scores if score.member == member])
 
     def summary(self) -> list[dict[str, object]]:
-        """Means by member, with a 95 % bootstrap interval of the Dice over images."""
+        """Means by member, with a 95 % bootstrap interval of the Dice over images; of several classes also each one's Dice."""
         rows = []
         for member in self.members():
             values = self.values(member, "dice")
@@ -70,8 +72,19 @@ class Evaluation:
             rows.append({"member": member, "images": len(values), "dice": float(values.mean()), "dice_low": low,
                          "dice_high": high, "iou": float(self.values(member, "iou").mean()),
                          "hd95": float(np.nanmean(hd95)) if undefined < len(hd95) else float("nan"),
-                         "hd95_undefined": undefined, "calibration_error": self.reliability[member].error()})
+                         "hd95_undefined": undefined, "calibration_error": self.reliability[member].error(),
+                         **self._named(self.values(member, "by_class").mean(axis=0))})
         return rows
+
+    def table(self) -> list[dict[str, object]]:
+        """One row an image and member."""
+        return [{name: value for name, value in vars(score).items() if name != "by_class"} | self._named(score.by_class)
+                for score in self.scores]
+
+    def _named(self, by_class: Iterable[float]) -> dict[str, object]:
+        if len(self.classes) == 1:  # it is the Dice
+            return {}
+        return {f"dice_of_{name}": float(value) for name, value in zip(self.classes, by_class, strict=True)}
 
 
 def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictures: int = 12) -> Evaluation:
@@ -90,7 +103,7 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
     reliability: dict[str, Reliability] = {}
     classes = len(spec.classes)
     for stem in track(stems, f"evaluating {split}", len(stems)):
-        truth, image = dataset.mask(stem, classes), dataset.image(stem, spec.channels)
+        truth, image = dataset.mask(stem, classes), dataset.image(stem, spec.channels, spec.dtype)
         if truth.shape != image.shape[:2]:
             raise DatasetError(f"{stem}: the mask is {truth.shape}, the image {image.shape[:2]}; they must match")
         for member, prediction in predict(image).items():
@@ -98,9 +111,9 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
             scores.append(_score(stem, member, mask, truth, classes))
             table = Reliability.of(_foreground(prediction), truth > 0)
             reliability[member] = reliability[member] + table if member in reliability else table
-    evaluation = Evaluation(split, tuple(scores), reliability)
+    evaluation = Evaluation(split, tuple(scores), reliability, spec.classes)
     if out is not None:
-        write_text(out / "scores.csv", _csv([vars(score) for score in evaluation.scores]))
+        write_text(out / "scores.csv", _csv(evaluation.table()))
         write_text(out / "summary.csv", _csv(evaluation.summary()))
         write_bytes(out / "worst.png", encode_png(worst_cases(evaluation, dataset, masks, spec, pictures)))
         write_text(out / "calibration.csv", _csv([{"member": member, **row} for member, table in reliability.items()
@@ -140,7 +153,7 @@ def _open(model: Path) -> _Opened:
 
 
 def run_members(folder: Path, subsets: bool = False) -> Callable[[np.ndarray], dict[str, Prediction]]:
-    """image `(H, W, C)` uint8 -> Prediction of "level 1", "level 2", ... and of "ensemble", their mean logit.
+    """image `(H, W, C)` as the InputSpec says -> Prediction of "level 1", "level 2", ... and of "ensemble", their mean logit.
 
     With `subsets`, also of the levels that are fewer than all: "levels 1+2", "levels 1+3", ...
     """
@@ -187,27 +200,9 @@ def _score(stem: str, member: str, mask: np.ndarray, truth: np.ndarray, classes:
     pairs = [(mask == c, truth == c) for c in range(1, classes + 1)]
     distances = [hd95(a, b) for a, b in pairs]
     defined = [d for d in distances if not np.isnan(d)]
-    return Score(stem, member, float(np.mean([dice(a, b) for a, b in pairs])),
-                 float(np.mean([iou(a, b) for a, b in pairs])), float(np.mean(defined)) if defined else float("nan"))
-
-
-def hd95(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """95th percentile of the symmetric surface distance of two bool masks `(H, W)`, in pixels of the masks.
-
-    Taken with MONAI on copies whose longer side is at most 256 pixels; NaN where one of the two is empty.
-    """
-    scale = max(1.0, max(truth.shape) / _HD_SIDE)
-    height, width = (max(1, round(length / scale)) for length in truth.shape)
-    small = [cv2.resize(m.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-             for m in (prediction, truth)]
-    if not small[0].any() or not small[1].any():
-        return float("nan")
-    a, b = (torch.from_numpy(m)[None, None] for m in small)
-    with warnings.catch_warnings():
-        # MONAI warns of its optional GPU package, and of an argument that it passes to itself.
-        warnings.simplefilter("ignore", UserWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        return scale * float(compute_hausdorff_distance(a, b, include_background=True, percentile=95))
+    each = tuple(dice(a, b) for a, b in pairs)
+    return Score(stem, member, float(np.mean(each)), float(np.mean([iou(a, b) for a, b in pairs])),
+                 float(np.mean(defined)) if defined else float("nan"), each)
 
 
 def worst_cases(evaluation: Evaluation, dataset: Dataset, masks: dict[str, np.ndarray], spec: InputSpec,

@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from .drain import drain_on_sigterm
 from .edge import Edge
+from .heads import guard_heads
 from .host import Answer, Job, RunBatch
 from .http import create_api
 from .problems import busy
@@ -117,6 +118,7 @@ def build(settings: Settings) -> bentoml.Service[Any]:
         @bentoml.on_startup
         async def start(self) -> None:
             runtime.start()
+            guard_heads(runtime)
             drain_on_sigterm(runtime)
 
         @bentoml.on_shutdown

@@ -49,6 +49,11 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.code, self.detail, self.headers = status, code, detail, headers or {}
 
+    def document(self) -> dict[str, Any]:
+        """What RFC 9457 calls a problem details object."""
+        return {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status, "code": self.code,
+                "detail": self.detail}
+
 
 def busy(code: str, detail: str, retry_after: int = 1, status: int = 503) -> Problem:
     """503 (or 429) that says when to come back, in seconds."""
@@ -68,15 +73,7 @@ def of_image(error: ImageError | MissingExtraError) -> Problem:
 
 def response(problem: Problem, request_id: str = "", **members: Any) -> Response:
     """The problem as an `application/problem+json` response; `members` are added to the document."""
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "code": problem.code,
-        "detail": problem.detail,
-        **({"request_id": request_id} if request_id else {}),
-        **members,
-    }
+    body = {**problem.document(), **({"request_id": request_id} if request_id else {}), **members}
     return JSONResponse(body, problem.status, problem.headers, media_type="application/problem+json")
 
 

@@ -37,10 +37,9 @@ class Prediction:
         classes a pixel whose best foreground probability is under `threshold` stays background only if background
         is likelier, so `threshold` is not used there.
         """
-        scores = self._scores()
-        if len(scores) == 1:
-            return (scores[0] >= _logit(threshold)).astype(np.uint8)
-        return scores.argmax(axis=0).astype(np.uint8)
+        if len(self.probability) == 1:  # every answer of the service comes this way: no stack, no copy
+            return (resize_map(log_odds(self.probability)[0], self.size) >= _logit(threshold)).view(np.uint8)
+        return self._scores().argmax(axis=0).astype(np.uint8)
 
     def full_probability(self) -> np.ndarray:
         """float32 `(K, H, W)` in [0, 1] at the image's size; cut at t it gives `mask(t)`."""

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import MutableMapping
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,13 +21,15 @@ from .telemetry import Telemetry
 log = logging.getLogger("gazeseg_serve.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SECURITY = {
+# What every answer carries unless its route says otherwise; as bytes, for this is done for every request.
+_DEFAULTS = [(name.lower().encode(), value.encode()) for name, value in {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
-}
+    "Cache-Control": "no-store",
+}.items()]
 
 
 class Edge:
@@ -61,16 +63,16 @@ class Edge:
             self._report(visit, scope)
 
     def _check_key(self, scope: Scope) -> str:
-        request = Request(scope)
         if scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS":
-            return self._keys.check(request)
-        return request.client.host if request.client else "unknown"
+            return self._keys.check(Request(scope))
+        client = scope.get("client")
+        return client[0] if client else "unknown"
 
     def _report(self, visit: _Visit, scope: Scope) -> None:
         seconds = time.perf_counter() - visit.started
-        route = getattr(scope.get("route"), "path", "") or "other"  # the pattern, never the raw path: clients choose that
-        self._telemetry.requests.labels(route, str(visit.status or 499)).inc()
-        self._telemetry.seconds.labels(route).observe(seconds)
+        # The pattern, never the raw path: clients choose that.
+        route = scope.get("gazeseg.route") or getattr(scope.get("route"), "path", "") or "other"
+        self._telemetry.count(route, visit.status or 499, seconds)
         log.info("%s %s %d", scope["method"], route, visit.status or 499, extra={
             "request_id": visit.id, "method": scope["method"], "route": route, "status": visit.status or 499,
             "seconds": round(seconds, 6), "bytes_in": visit.body.seen if visit.body else 0,
@@ -95,13 +97,12 @@ class _Visit:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self.id
-            for name, value in _SECURITY.items():
-                headers.setdefault(name, value)
-            headers.setdefault("Cache-Control", "no-store")
-            if self._admission.draining:
-                headers["Connection"] = "close"
+            headers = [*message.get("headers", ()), (b"x-request-id", self.id.encode())]
+            given = {name.lower() for name, _ in headers}
+            headers += [pair for pair in _DEFAULTS if pair[0] not in given]
+            if self._admission.draining and b"connection" not in given:
+                headers.append((b"connection", b"close"))
+            message["headers"] = headers
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
         await self._send(message)

@@ -49,6 +49,11 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.code, self.detail, self.headers = status, code, detail, headers or {}
 
+    def document(self) -> dict[str, Any]:
+        """What RFC 9457 calls a problem details object."""
+        return {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status, "code": self.code,
+                "detail": self.detail}
+
 
 def busy(code: str, detail: str, retry_after: int = 1, status: int = 503) -> Problem:
     """503 (or 429) that says when to come back, in seconds."""
@@ -68,16 +73,25 @@ def of_image(error: ImageError | MissingExtraError) -> Problem:
 
 def response(problem: Problem, request_id: str = "", **members: Any) -> Response:
     """The problem as an `application/problem+json` response; `members` are added to the document."""
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "code": problem.code,
-        "detail": problem.detail,
-        **({"request_id": request_id} if request_id else {}),
-        **members,
-    }
+    body = {**problem.document(), **({"request_id": request_id} if request_id else {}), **members}
     return JSONResponse(body, problem.status, problem.headers, media_type="application/problem+json")
+
+
+# What a route may raise that is not a bug; ClientGone's answer is read by nobody but the log and the metrics.
+EXPECTED = (Problem, ImageError, MissingExtraError, HTTPException, ClientGone, ClientDisconnect)
+
+
+def of_error(error: Exception, request_id: str) -> Response:
+    """The answer to one of EXPECTED."""
+    if isinstance(error, Problem):
+        return response(error, request_id)
+    if isinstance(error, ImageError | MissingExtraError):
+        return response(of_image(error), request_id)
+    if isinstance(error, HTTPException):
+        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        problem = Problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
+        return response(problem, request_id)
+    return Response(status_code=499)
 
 
 def install(api: FastAPI) -> None:
@@ -86,13 +100,8 @@ def install(api: FastAPI) -> None:
     def request_id(request: Request) -> str:
         return str(request.scope.get("gazeseg.request_id", ""))
 
-    async def on_problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return response(error, request_id(request))
-
-    async def on_image_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ImageError | MissingExtraError)
-        return response(of_image(error), request_id(request))
+    async def on_expected(request: Request, error: Exception) -> Response:
+        return of_error(error, request_id(request))
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -100,23 +109,10 @@ def install(api: FastAPI) -> None:
         detail = "; ".join(f"{w['parameter']}: {w['message']}" for w in wrong)
         return response(Problem(422, "bad-parameter", detail), request_id(request), errors=wrong)
 
-    async def on_gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=499)  # nobody reads it; the log and the metrics do
-
     async def on_bug(request: Request, error: Exception) -> Response:
         return response(internal_error(), request_id(request))  # it is raised again, and logged at the edge
 
-    async def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-        headers = dict(error.headers or {})
-        return response(Problem(error.status_code, code, str(error.detail), headers), request_id(request))
-
-    api.add_exception_handler(Problem, on_problem)
+    for kind in EXPECTED:
+        api.add_exception_handler(kind, on_expected)
     api.add_exception_handler(Exception, on_bug)
-    api.add_exception_handler(ClientGone, on_gone)
-    api.add_exception_handler(ClientDisconnect, on_gone)
-    api.add_exception_handler(ImageError, on_image_error)
-    api.add_exception_handler(MissingExtraError, on_image_error)
     api.add_exception_handler(RequestValidationError, on_invalid)
-    api.add_exception_handler(HTTPException, on_http)

@@ -51,16 +51,17 @@ def add_segment(api: FastAPI, runtime: Runtime) -> None:
     async def segment(request: Request, output: Output = None, threshold: Threshold = None,
                       disagreement: Disagreement = False, if_none_match: NoneMatch = None) -> Response:
         host = runtime.host(runtime.default)
-        return await _segment(runtime, host, request, output, threshold, disagreement)
+        return await segment_one(runtime, host, request, output, threshold, disagreement)
 
     @api.post("/v1/models/{name}/segment", summary="Segment one image with the model of that name", **shared)
     async def segment_with(name: Name, request: Request, output: Output = None, threshold: Threshold = None,
                            disagreement: Disagreement = False, if_none_match: NoneMatch = None) -> Response:
-        return await _segment(runtime, runtime.host(name), request, output, threshold, disagreement)
+        return await segment_one(runtime, runtime.host(name), request, output, threshold, disagreement)
 
 
-async def _segment(runtime: Runtime, host: ModelHost, request: Request, output: str | None,
-                   threshold: float | None, disagreement: bool) -> Response:
+async def segment_one(runtime: Runtime, host: ModelHost, request: Request, output: str | None,
+                      threshold: float | None, disagreement: bool) -> Response:
+    """What both routes do. Raises what `problems.of_error` answers."""
     artifact = host.artifact
     wish = make_wish(request, artifact, output, threshold, disagreement)
     request.scope["gazeseg.model"] = artifact.id[:12]

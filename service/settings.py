@@ -21,7 +21,8 @@ class Settings(BaseSettings):
     max_queue       requests in the house at once, from the first byte to the last; over it the answer is 503
     client_share    the part of `max_queue` that one client (API key, else address) may hold; over it 429
     max_images      images in one request of the batch routes, and `max_batch_bytes` and `batch_seconds` for them all
-    read_seconds    how long a client may take to send a body; `timeout_seconds`: how long an answer may take after it
+    head_seconds    how long a client may take to send a request's head, `read_seconds` its body; `timeout_seconds`: how
+                    long an answer may take after that
     drain_seconds   after SIGTERM: how long new requests are still answered (with 503) before the port closes
     """
 
@@ -40,6 +41,7 @@ class Settings(BaseSettings):
     max_images: int = Field(default=512, ge=1)
     max_batch_bytes: int = Field(default=256 * 2**20, ge=1024)
     batch_seconds: float = Field(default=300, gt=0)
+    head_seconds: float = Field(default=15, gt=0)
     read_seconds: float = Field(default=15, gt=0)
     timeout_seconds: float = Field(default=30, gt=0)
     drain_seconds: float = Field(default=1.0, ge=0)

@@ -37,6 +37,11 @@ class Telemetry:
         self.queue_depth = Gauge("gazeseg_queue_depth", "Images waiting for the engine", ["model"], registry=registry,
                                  multiprocess_mode="livesum")
 
+    def count(self, route: str, status: int, seconds: float) -> None:
+        """One request answered."""
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
     def render(self) -> bytes:
         """Everything in the Prometheus text format."""
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:

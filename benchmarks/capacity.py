@@ -3,7 +3,7 @@
     python benchmarks/capacity.py --out benchmarks/results/capacity.json       measure, check, print the tables
     python benchmarks/capacity.py predict --out FILE --p99-ms 500              other tables of a file that was measured
 
-`measure` alone takes about four minutes and needs the machine to itself; `predict` does not. Images: 640 x 480 JPEG, made up.
+`measure` takes about two minutes and needs the machine to itself; `predict` does not. Images: 640 x 480 JPEG, made up.
 The generator runs on the same cores; the model is told what it costs, and the tables are for a generator elsewhere.
 """
 
@@ -48,8 +48,8 @@ def measure(artifact: Path, seconds: float, scratch: Path) -> dict[str, Any]:
 
     with running(artifact, scratch) as service:
         port = int(service.url.rpartition(":")[2])
-        asyncio.run(load.closed_loop(port, requests, 4, 3))
-        parts |= http_cost(service.url, service.worker(), files, 5)
+        asyncio.run(load.closed_loop(port, requests, 4, 2))
+        parts |= http_cost(port, service.worker(), files, 3)
         alone, limit = (asyncio.run(load.closed_loop(port, requests, clients, seconds / 2, right)).summary()
                         for clients in (1, CLIENTS))
         offered = []
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("step", nargs="?", choices=("all", "measure", "predict"), default="all")
     parser.add_argument("--artifact", type=Path, help="default: the model of the package")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file; predict reads it, too")
-    parser.add_argument("--seconds", type=float, default=50, help="of each offered load")
+    parser.add_argument("--seconds", type=float, default=18, help="of each offered load")
     parser.add_argument("--rates", type=float, nargs="+", default=[1, 10, 50, 100, 500], help="requests a second")
     parser.add_argument("--p99-ms", type=float, nargs="+", default=[100, 250])
     parser.add_argument("--headroom", type=float, default=0.8, help="the part of the highest rate that is planned with")

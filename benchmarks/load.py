@@ -85,6 +85,43 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
     return load
 
 
+async def open_loop(port: int, requests: Sequence[bytes], moments: Sequence[float],
+                    right: Callable[[int, bytes], bool] | None = None) -> Load:
+    """Send a request at each of these moments (seconds from the start), whether or not those before are answered.
+
+    A latency counts from the moment the request was due, so a server that holds up the generator does not look fast.
+    Connections are kept and used again, the one that was free last first.
+    """
+    load = Load(0, 0.0)
+    free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    begun = time.perf_counter() + 0.1
+
+    async def send(turn: int, due: float) -> None:
+        number = turn % len(requests)
+        try:
+            reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port)
+            status, headers, body = await exchange(reader, writer, requests[number])
+        except (asyncio.IncompleteReadError, OSError):
+            load.broken += 1
+            return
+        free.append((reader, writer))
+        load.statuses[status] += 1
+        if status == 200:
+            load.latencies.append(time.perf_counter() - due)
+            load.wrong += right is not None and not right(number, body)
+        else:
+            load.without_retry_after += b"retry-after" not in headers
+
+    async with asyncio.TaskGroup() as sending:
+        for turn, moment in enumerate(moments):
+            await asyncio.sleep(begun + moment - time.perf_counter())
+            sending.create_task(send(turn, begun + moment))
+    load.seconds = time.perf_counter() - begun
+    for _, writer in free:
+        writer.close()
+    return load
+
+
 def growth(samples: Sequence[tuple[int, float]]) -> float:
     """MiB a thousand requests: the slope of a straight line through the samples (requests done, MiB).
 

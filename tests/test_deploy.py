@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import httpx
 import kubernetes_validate
+import numpy as np
 import pytest
 import yaml
 from artifacts import write_artifact
-from serving import PIXELS, encoded, serve, wait_until_ready
+from serving import PIXELS, Running, encoded, serve, wait_until_ready
 
+from gazeseg_serve.default_model import default_artifact
+from gazeseg_serve.export.triton import write_triton
+from gazeseg_serve.imaging import decode_image
+from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -121,3 +132,79 @@ def test_every_metric_of_the_dashboard_is_one_that_the_service_has(tmp_path: Pat
     assert used <= known, used - known
     metrics = by_kind("base")["HorizontalPodAutoscaler"]["spec"]["metrics"]
     assert {m["pods"]["metric"]["name"] for m in metrics if m["type"] == "Pods"} <= known
+
+
+def test_triton_serves_the_repository_that_the_export_writes(tmp_path: Path) -> None:
+    documents = render(DEPLOY / "kubernetes" / "triton")
+    for document in documents:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    made = {document["kind"]: document for document in documents}
+    assert set(made) == {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"}
+    pod = made["Deployment"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    labels = pod["metadata"]["labels"]
+    for selector in (made["Deployment"]["spec"]["selector"]["matchLabels"], made["Service"]["spec"]["selector"],
+                     made["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+                     made["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]):
+        assert selector == labels
+    options = dict(argument[2:].split("=") if "=" in argument else (argument[2:], "") for argument in container["args"])
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": 8000, "grpc": 8001, "metrics": 8002}
+    assert {name: int(options[f"{name}-port"]) for name in ports} == ports
+    assert {(port["port"], port["targetPort"]) for port in made["Service"]["spec"]["ports"]} == {
+        (number, name) for name, number in ports.items()}
+    probes = {name: container[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert probes == {"startupProbe": "/v2/health/ready", "readinessProbe": "/v2/health/ready",
+                      "livenessProbe": "/v2/health/live"}
+    assert pod["spec"]["terminationGracePeriodSeconds"] > int(options["exit-timeout-secs"])
+    # The repository is mounted where Triton looks, and nobody in the pod can write it, or anything but /tmp and shared memory.
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert mounts["models"] == {"name": "models", "mountPath": options["model-repository"], "readOnly": True}
+    assert {mount["mountPath"] for mount in mounts.values() if not mount.get("readOnly")} == {"/tmp", "/dev/shm"}
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                                            "capabilities": {"drop": ["ALL"]}}
+    assert pod["spec"]["securityContext"]["runAsNonRoot"]
+    assert pod["spec"]["securityContext"]["runAsUser"] > 0
+    # The repository that the command writes asks for a GPU, and the pod has one.
+    write_artifact(tmp_path / "artifact")
+    model = write_triton(tmp_path / "artifact", tmp_path / "repository")
+    assert ("KIND_GPU" in (model / "config.pbtxt").read_text()) == (container["resources"]["limits"]["nvidia.com/gpu"] == 1)
+
+
+def test_a_bento_of_the_checkout_serves_what_the_command_predicts(tmp_path: Path) -> None:
+    environment = {**os.environ, "BENTOML_HOME": str(tmp_path / "home"), "BENTOML_DO_NOT_TRACK": "True"}
+    bentoml = [sys.executable, "-m", "bentoml"]
+    built = subprocess.run([*bentoml, "build", "--output", "tag"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    tag = re.findall(r"__tag__:(\S+)", built.stdout)[0]
+    bento = tmp_path / "home" / "bentos" / Path(*tag.split(":"))
+    sources = {path.relative_to(bento / "src").parts[0] for path in (bento / "src").rglob("*")}
+    assert sources == {"bentofile.yaml", "gazeseg_serve", "service", "deploy", "LICENSE"}
+    requirements = (bento / "env" / "python" / "requirements.txt").read_text()
+    assert "onnxruntime==" in requirements
+    assert re.search(r"^(torch|monai|onnx)==", requirements, re.M) is None
+    page = bento / "src" / "service" / "page" / "index.html"  # the service must come from the Bento, not from the checkout
+    page.write_text(page.read_text().replace("<title>", "<title>of the Bento: "))
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log = tmp_path / "log"
+    command = [*bentoml, "serve", tag, "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.STDOUT, text=True)
+    service = Running(process, f"http://127.0.0.1:{port}", log)
+    try:
+        service.wait_until_ready()
+        photo = (ROOT / "service" / "page" / "sample1.jpg").read_bytes()
+        answer = httpx.post(f"{service.url}/v1/segment", files={"image": photo}, timeout=60)
+        assert "of the Bento" in httpx.get(service.url).text
+    finally:
+        process.terminate()
+        status = process.wait(60)
+    predictor = Predictor.open(default_artifact())
+    expected = predictor.predict(decode_image(photo)).mask(predictor.artifact.threshold)  # type: ignore[union-attr]
+    assert (expected > 0).any()
+    seen = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert np.array_equal(seen > 0, expected > 0)
+    assert status == 0

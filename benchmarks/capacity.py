@@ -1,0 +1,143 @@
+"""How many cores for how many requests a second: a model from measured parts, checked against the measured service.
+
+    python benchmarks/capacity.py --out benchmarks/results/capacity.json       measure, check, print the tables
+    python benchmarks/capacity.py predict --out FILE --p99-ms 500              other tables of a file that was measured
+
+`measure` takes about two minutes and needs the machine to itself; `predict` does not. Images: 640 x 480 JPEG, made up.
+The generator runs on the same cores; the model is told what it costs, and the tables are for a generator elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+import load  # noqa: E402
+from capacity_model import Service, arrivals, closed_loop, highest_rate, open_loop  # noqa: E402
+from capacity_parts import http_cost  # noqa: E402
+from http_service import masks, photographs  # noqa: E402
+from serving import running  # noqa: E402
+
+from gazeseg_serve.contract import Artifact  # noqa: E402
+from gazeseg_serve.default_model import default_artifact  # noqa: E402
+
+CLIENTS, SHARES = 16, (0.3, 0.6, 0.8)
+HOURS_A_DAY = 24
+
+
+def measure(artifact: Path, seconds: float, scratch: Path) -> dict[str, Any]:
+    """The parts, then the service itself: alone, at its limit, and under requests that come by chance at shares of it."""
+    command = [sys.executable, str(HERE / "capacity_parts.py"), str(artifact)]
+    parts = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    files = photographs()
+    requests, expected = [load.request_of(file) for file in files], masks(artifact, files)
+
+    def right(number: int, body: bytes) -> bool:
+        return body == expected[number]
+
+    with running(artifact, scratch) as service:
+        port = int(service.url.rpartition(":")[2])
+        asyncio.run(load.closed_loop(port, requests, 4, 2))
+        parts |= http_cost(port, service.worker(), files, 3)
+        alone, limit = (asyncio.run(load.closed_loop(port, requests, clients, seconds / 2, right)).summary()
+                        for clients in (1, CLIENTS))
+        offered = []
+        for turn, share in enumerate(SHARES):
+            row = {"share": share, "rate": share * limit["images_per_second"], "seconds": seconds, "seed": turn}
+            found = asyncio.run(load.open_loop(port, requests, arrivals(row["rate"], seconds, turn).tolist(), right))
+            offered.append(row | {"measured": found.summary()})
+    return {"artifact": Artifact.load(artifact).id, "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
+            "parts": parts, "alone": {"measured": alone}, "limit": {"measured": limit}, "offered": offered}
+
+
+def check(report: dict[str, Any]) -> None:
+    """Put beside every measured load what the model says of it, the generator on the same cores as it was."""
+    service = Service(**report["parts"])
+    _compare(report["alone"], closed_loop(service, 1, 2000).summary())
+    _compare(report["limit"], closed_loop(service, CLIENTS, 4000).summary())
+    for row in report["offered"]:
+        _compare(row, open_loop(service, arrivals(row["rate"], row["seconds"], row["seed"])).summary())
+
+
+def _compare(row: dict[str, Any], predicted: dict[str, float]) -> None:
+    row["predicted"] = predicted
+    row["error_percent"] = {name: round(100 * (predicted[name] / row["measured"][name] - 1), 1)
+                            for name in ("images_per_second", "p50_ms", "p99_ms")}
+
+
+def plan(parts: dict[str, Any], rates: list[float], p99_ms: list[float], headroom: float,
+         price: float | None, requests: int = 20000) -> list[dict[str, float]]:
+    """Services of the measured size for each rate and p99, at `headroom` of the highest rate that the model allows them."""
+    service = Service(**{**parts, "generator": 0.0})
+    rows = []
+    for target in p99_ms:
+        highest = highest_rate(service, target / 1000, requests)
+        for rate in rates if highest else []:
+            number = math.ceil(rate / (headroom * highest))
+            hours = number * service.cores * HOURS_A_DAY
+            row = {"p99_ms": target, "highest_rate": round(highest, 1), "rate": rate, "services": number,
+                   "cores": number * service.cores, "core_hours_a_day": hours,
+                   "core_hours_a_million_images": round(hours / (rate * 3600 * HOURS_A_DAY) * 1e6, 1)}
+            rows.append(row if price is None else row | {"cost_a_day": round(hours * price, 2)})
+    return rows
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The tables, in Markdown."""
+    parts = report["parts"]
+    batches = ", ".join(f"{1000 * seconds:.1f}" for seconds in parts["batch_seconds"])
+    told = ", ".join(f"{name} {1000 * parts[name]:.2f}" for name in ("http", "decode", "encode", "generator"))
+    found = [f"{parts['cores']} cores; ms a batch of 1, 2, ...: {batches}; CPU ms a request: {told}", "",
+             "| load | images/s | p50 ms | p99 ms | error of images/s, p50, p99 |", "|---|---|---|---|---|"]
+    loads = [("1 client", report["alone"]), (f"{CLIENTS} clients", report["limit"])]
+    loads += [(f"{100 * row['share']:.0f} % of it, by chance", row) for row in report["offered"]]
+    for name, row in loads:
+        pairs = [f"{row['measured'][key]} / {row['predicted'][key]}" for key in ("images_per_second", "p50_ms", "p99_ms")]
+        found.append(f"| {name} | {' | '.join(pairs)} | {', '.join(f'{e:+.1f} %' for e in row['error_percent'].values())} |")
+    names = {"p99_ms": "p99 ms", "highest_rate": "highest rate of one", "rate": "requests/s", "services": "services",
+             "cores": "cores", "core_hours_a_day": "core-hours a day",
+             "core_hours_a_million_images": "core-hours a million images", "cost_a_day": "cost a day"}
+    rows = report["plan"]
+    if rows:
+        found += ["", f"| {' | '.join(names[key] for key in rows[0])} |", "|---" * len(rows[0]) + "|"]
+        found += [f"| {' | '.join(f'{value:g}' for value in row.values())} |" for row in rows]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", nargs="?", choices=("all", "measure", "predict"), default="all")
+    parser.add_argument("--artifact", type=Path, help="default: the model of the package")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file; predict reads it, too")
+    parser.add_argument("--seconds", type=float, default=18, help="of each offered load")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1, 10, 50, 100, 500], help="requests a second")
+    parser.add_argument("--p99-ms", type=float, nargs="+", default=[100, 250])
+    parser.add_argument("--headroom", type=float, default=0.8, help="the part of the highest rate that is planned with")
+    parser.add_argument("--price", type=float, help="of a core for an hour; adds a column")
+    options = parser.parse_args()
+    if options.step == "predict":
+        report = json.loads(options.out.read_text())
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            report = measure(options.artifact or default_artifact(), options.seconds, Path(scratch))
+    if options.step != "measure":
+        check(report)
+        report["plan"] = plan(report["parts"], options.rates, options.p99_ms, options.headroom, options.price)
+        print("\n".join(lines(report)))
+    options.out.parent.mkdir(exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

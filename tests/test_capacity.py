@@ -1,0 +1,106 @@
+"""The queueing model of the capacity page against what theory says of queues that can be computed by hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import capacity
+import capacity_model
+from capacity_model import Service, arrivals, closed_loop, highest_rate, open_loop
+
+
+def engine_only(*batch_seconds: float, cores: int = 1, at_once: int = 1, lanes: bool = False, **changes: float) -> Service:
+    """A service without HTTP work, decoding and encoding, whose engine uses no core (as a GPU's does not)."""
+    return Service(cores, 0.0, 0.0, 0.0, batch_seconds, [0.0] * len(batch_seconds), lanes, at_once,
+                   max_queue=10**9, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_the_mean_wait_is_that_of_pollaczek_and_khinchine(load: float) -> None:
+    # M/D/1: requests by chance, one server, always s seconds: the mean wait is s load / (2 (1 - load)).
+    outcome = open_loop(engine_only(0.01), arrivals(load / 0.01, 30000 * 0.01 / load, 1))
+    assert outcome.arrived > 29000
+    assert np.mean(outcome.waits) == pytest.approx(0.01 * load / (2 * (1 - load)), rel=0.06)
+    assert sum(outcome.batches) * 0.01 / outcome.end == pytest.approx(load, rel=0.02)  # the server is busy `load` of the time
+
+
+def test_one_client_meets_nobody() -> None:
+    service = Service(2, 0.002, 0.003, 0.001, [0.010], [1.0])
+    outcome = closed_loop(service, 1, 50)
+    assert list(outcome.latencies.values()) == pytest.approx([0.016] * 50)
+    assert outcome.core_seconds == pytest.approx(50 * (0.006 + 2 * 0.010))  # the engine holds both cores
+
+
+def test_full_batches_are_what_the_table_says() -> None:
+    # Four clients and nothing but the engine: every batch but the first holds what waits, which is three of them.
+    outcome = closed_loop(engine_only(0.010, 0.012, 0.015, 0.020), 4, 4000)
+    assert set(outcome.batches[1:-1]) == {3, 1}
+    assert outcome.summary()["images_per_second"] == pytest.approx(4 / 0.025, rel=0.01)
+
+
+def test_lanes_compute_an_image_on_each_core() -> None:
+    service = Service(2, 0.0, 0.0, 0.0, [0.009, 0.010, 0.020, 0.020], [1.0] * 4, lanes=True, at_once=2)
+    outcome = closed_loop(service, 16, 1000)
+    assert max(outcome.batches) == 4
+    assert outcome.summary()["images_per_second"] == pytest.approx(2 / 0.010, rel=0.02)
+
+
+def test_two_threads_share_one_core_in_turns() -> None:
+    env = capacity_model.simpy.Environment()
+    house = capacity_model._House(env, Service(1, 0.0, 0.0, 0.0, [1.0], [1.0]))
+    ends = []
+
+    def thread(seconds: float):
+        yield from house.work(seconds)
+        ends.append(env.now)
+
+    for seconds in (0.010, 0.030):
+        env.process(thread(seconds))
+    env.run()
+    assert ends == pytest.approx([0.020, 0.040], abs=1.5 * capacity_model.SLICE)
+
+
+@pytest.mark.parametrize(("rate", "refuses"), [(50, False), (400, True)])
+def test_nobody_is_lost(rate: float, refuses: bool) -> None:
+    service = Service(2, 0.001, 0.003, 0.001, [0.013, 0.022, 0.033, 0.044], [0.9] * 4)
+    outcome = open_loop(service, arrivals(rate, 10, 0))
+    answered, refused = set(outcome.latencies), set(outcome.refused)
+    assert answered | refused == set(range(outcome.arrived))
+    assert not answered & refused
+    assert bool(refused) == refuses
+    assert sum(outcome.batches) == len(answered)
+    assert outcome.core_seconds <= service.cores * outcome.end * (1 + 1e-9)
+
+
+def test_every_wait_is_that_of_lindleys_recursion() -> None:
+    moments = arrivals(60, 50, 1)
+    outcome = open_loop(engine_only(0.010), moments)
+    waits = [0.0]
+    for gap in np.diff(moments):
+        waits.append(max(0.0, waits[-1] + 0.010 - gap))
+    assert outcome.waits == pytest.approx(waits, abs=1e-9)
+
+
+def test_the_highest_rate_holds_and_a_little_more_does_not() -> None:
+    service = engine_only(0.010)
+    rate = highest_rate(service, 0.040, requests=5000)
+    assert capacity_model.holds(service, rate, 0.040, 5000, 1)
+    assert not capacity_model.holds(service, 1.05 * rate, 0.040, 5000, 1)
+    assert rate == pytest.approx(46.3, rel=0.1)  # where one wait of a hundred is over three service times (Erlang 1909)
+    assert highest_rate(service, 0.009, requests=5000) == 0.0  # faster than the engine is: no rate at all
+
+
+def test_a_plan_has_room_for_the_rate_and_prices_the_cores() -> None:
+    parts = {"cores": 2, "http": 0.001, "decode": 0.003, "encode": 0.001, "batch_seconds": [0.013, 0.022, 0.033, 0.044],
+             "busy": [0.9] * 4, "generator": 0.001}
+    rows = capacity.plan(parts, [1, 100], [200], 0.8, price=0.5, requests=2000)
+    assert rows[0]["services"] == 1
+    for row in rows:
+        assert row["services"] * 0.8 * row["highest_rate"] >= row["rate"] - 0.1 * row["services"]  # rounded for print
+        assert row["cost_a_day"] == row["cores"] * 24 * 0.5
+    assert capacity.plan(parts, [1], [5], 0.8, price=None, requests=2000) == []

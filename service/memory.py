@@ -7,7 +7,7 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _MMAP_FROM = 4 * 2**20
-_TRIM_FROM = 16 * 2**20
+_TRIM_FROM = 8 * 2**20
 
 
 def bound_heaps() -> bool:

@@ -11,6 +11,7 @@ from gazeseg_serve.errors import ConfigError, GazesegError
 
 from .host import MakeBatching, ModelHost
 from .limits import Admission, Keys
+from .memory import bound_heaps
 from .pipeline import Pipeline
 from .problems import Problem
 from .settings import Settings
@@ -57,6 +58,7 @@ class Runtime:
             raise ConfigError("no artifact to serve; set GAZESEG_ARTIFACT, or run: gazeseg-serve serve ARTIFACT")
         # One image a thread: OpenCV's own threads would only wait for each other and for the engine's.
         cv2.setNumThreads(1)
+        bound_heaps()
         self.pipeline = Pipeline(self.settings.limits, self.telemetry)
         self._hosts = {name: ModelHost(name, folder, self.settings, self.telemetry, self._make_batching)
                        for name, folder in folders.items()}

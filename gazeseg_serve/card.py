@@ -47,7 +47,7 @@ def _run_lines(folder: Path, run: Run) -> list[str]:
 
 def _input_lines(spec: InputSpec) -> list[str]:
     kind = "RGB" if spec.channels == 3 else "grey"
-    return [f"input        {kind} {spec.size} x {spec.size}, {spec.resize}, {spec.normalisation}",
+    return [f"input        {kind} {spec.size} x {spec.size}, {spec.resize}, {spec.normalisation}, {spec.dtype}",
             f"classes      {', '.join(spec.classes)}"]
 
 

@@ -6,33 +6,45 @@ of it got through reading, training, the graph and the service at full depth.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
 
 import cv2
+import fake_tensorrt
 import numpy as np
 import pydicom
 import pytest
 import torch
+from artifacts import write_artifact
 from dicoms import dicom_file, enhanced_file
 from serving import serve, wait_until_ready
 from tiny import tiny_config
 
 from gazeseg_serve.bulk import predict_files
 from gazeseg_serve.contract import Artifact, InputSpec, Run, graph_inputs
+from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.dicom import decode_frames, read_dataset
+from gazeseg_serve.engine import Engine
 from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.engine_openvino import OpenVinoEngine, has_bf16
-from gazeseg_serve.errors import ContractError, MalformedImage
+from gazeseg_serve.engine_tensorrt import TensorRtEngine
+from gazeseg_serve.errors import ContractError, DatasetError, MalformedImage
+from gazeseg_serve.export.distill import augmented
 from gazeseg_serve.export.fuse import FusedEnsemble
 from gazeseg_serve.export.onnx_graph import write_onnx
 from gazeseg_serve.export.parity import check_declaration, eager_ensemble
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.quantize import to_fp16
+from gazeseg_serve.export.triton import triton_config
 from gazeseg_serve.imaging import DEFAULT_LIMITS, decode_image, read_image, resize_image
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.service.settings import Settings
+from gazeseg_serve.tensorrt_plan import build_plan, check_plan, this_machine
+from gazeseg_serve.training.augment import Augmenter
+from gazeseg_serve.training.config import Augment
+from gazeseg_serve.training.data import pack_gaze
 from gazeseg_serve.training.ensemble import Ensemble
 from gazeseg_serve.training.evaluate import evaluate
 from gazeseg_serve.training.fixations import ScanPath, write_fixations
@@ -142,24 +154,34 @@ def test_what_reading_keeps(tmp_path: Path) -> None:
         decode_image(dicom_file(1, pixels, RescaleSlope="1e307", RescaleIntercept="0"), 1, dtype="float32")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_graphs_keep_the_depth(precision: str, tmp_path: Path) -> None:
-    """Raw 16-bit values, of which the last seven bits matter, through the graph of each precision."""
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "plan"])
+def test_graphs_keep_the_depth(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raw 16-bit values, of which the last seven bits matter, through the graph of each precision and a TensorRT plan."""
     spec = InputSpec(32, 1, normalisation="zscore")
     ensemble, model = Ensemble(Architecture(4, "group", 1), spec, (0, 1)).eval(), tmp_path / "model.onnx"
     for network in ensemble.networks:
-        torch.nn.init.normal_(network.classifier.weight, std=5)
+        torch.nn.init.normal_(network.classifier.weight, std=5, generator=torch.Generator().manual_seed(0))
     write_onnx(FusedEnsemble(ensemble), spec, True, model)
     check_declaration(model, spec, True)
     if precision == "fp16":
         to_fp16(model)
     if precision == "bf16" and not has_bf16():
         pytest.skip("this CPU has no bf16 arithmetic")
-    engine = OpenVinoEngine(model, "bf16") if precision == "bf16" else OnnxRuntimeEngine(model, "cpu")
+    engine: Engine = OpenVinoEngine(model, "bf16") if precision == "bf16" else OnnxRuntimeEngine(model, "cpu")
+    if precision == "plan":
+        monkeypatch.setenv("GAZESEG_PLAN_CACHE", str(tmp_path))
+        fake_tensorrt.install(monkeypatch, fake_tensorrt.Gpu())
+        plan = build_plan(model, "fp32", this_machine())
+        check_plan(plan, model, spec, "fp32")
+        engine = TensorRtEngine(plan, spec.dtype)
     images = (60000 + np.random.default_rng(0).integers(0, 128, (3, 32, 32, 1))).astype(np.float32)
     found, wanted = engine.run(images), eager_ensemble(ensemble)(images - 60000)
     assert wanted.probability.std() > 0.05  # it says something of them
-    np.testing.assert_allclose(found.probability, wanted.probability, atol=2e-3 if precision == "fp32" else 0.05)
+    np.testing.assert_allclose(found.probability, wanted.probability, atol=0.05 if "16" in precision else 2e-3)
+    assert np.isfinite(engine.run(np.zeros_like(images)).probability).all()  # which a warm-up sends
+    view = augmented(Augmenter(Augment(noise=0.02)), images / 65535, seed=0)  # what a student is shown
+    assert view.dtype == torch.float32
+    assert len(view.unique()) > 1000
 
 
 def test_folders_of_before_the_dtype_are_used_as_they_were_written(tmp_path: Path, tiny_run: Path) -> None:
@@ -175,3 +197,22 @@ def test_folders_of_before_the_dtype_are_used_as_they_were_written(tmp_path: Pat
     assert graph_inputs(run.input)[0].dtype == "uint8"
     with pytest.raises(ContractError, match="float32"):
         InputSpec(32, dtype="float32")
+
+
+def test_the_manifest_and_triton_name_the_dtype(tmp_path: Path) -> None:
+    spec = InputSpec(32, 1, normalisation="zscore")
+    artifact = dataclasses.replace(write_artifact(tmp_path), input=spec, inputs=graph_inputs(spec))
+    artifact.save(tmp_path)
+    assert Artifact.load(tmp_path).inputs[0].dtype == "float32"
+    assert 'input { name: "image" data_type: TYPE_FP32 dims: [ 32, 32, 1 ] }' in triton_config(artifact, "mr", 8, gpu=True)
+    dataclasses.replace(artifact, inputs=graph_inputs(InputSpec(32))).save(tmp_path)
+    with pytest.raises(ContractError, match=r"uint8.*float32"):
+        Artifact.load(tmp_path)
+
+
+def test_masks_of_other_classes_are_refused(tmp_path: Path) -> None:
+    data = slices(tmp_path / "data", ("wall", "cavity"))
+    make_masks(data, tmp_path / "masks", MaskSettings(sigma=50, crf=None), jobs=1)  # in the order of the alphabet
+    spec, dataset = InputSpec(32, 1, normalisation="zscore", classes=("wall", "cavity")), Dataset.open(data)
+    with pytest.raises(DatasetError, match=r"cavity, wall.*wall, cavity"):
+        pack_gaze(dataset, tuple(dataset.images), tmp_path / "masks", spec, (0.5,), refined=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ import capacity_model
 from capacity_model import Service, arrivals, closed_loop, highest_rate, open_loop
 
 
-def engine_only(*batch_seconds: float, cores: int = 1, at_once: int = 1, lanes: bool = False, **changes: float) -> Service:
+def engine_only(*batch_seconds: float, cores: int = 1, at_once: int = 1, lanes: bool = False, **changes: Any) -> Service:
     """A service without HTTP work, decoding and encoding, whose engine uses no core (as a GPU's does not)."""
-    return Service(cores, 0.0, 0.0, 0.0, batch_seconds, [0.0] * len(batch_seconds), lanes, at_once,
-                   max_queue=10**9, **changes)  # type: ignore[arg-type]
+    return Service(cores, 0.0, 0.0, 0.0, batch_seconds, [0.0] * len(batch_seconds), lanes=lanes, at_once=at_once,
+                   max_queue=10**9, **changes)
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
@@ -34,6 +35,13 @@ def test_one_client_meets_nobody() -> None:
     outcome = closed_loop(service, 1, 50)
     assert list(outcome.latencies.values()) == pytest.approx([0.016] * 50)
     assert outcome.core_seconds == pytest.approx(50 * (0.006 + 2 * 0.010))  # the engine holds both cores
+
+
+def test_jitter_is_drawn_for_every_batch() -> None:
+    # M/G/1 of two equally likely service times: Pollaczek and Khinchine with their second moment.
+    outcome = open_loop(engine_only(0.010, jitter=(0.5, 1.5)), arrivals(60, 500, 2))
+    second = (0.005**2 + 0.015**2) / 2
+    assert np.mean(outcome.waits) == pytest.approx(60 * second / (2 * (1 - 0.6)), rel=0.06)
 
 
 def test_full_batches_are_what_the_table_says() -> None:

@@ -30,6 +30,7 @@ class Service:
     jitter                  what a batch may take, over what it takes usually: one of these by chance; empty: always 1
     lanes                   a batch of several images goes to one thread an image
     at_once                 batches under way at once
+    contention              how much longer work takes in the service than by itself: caches, locks, changes of thread
     generator               CPU a request of a load generator on the same cores; 0 where it has a machine of its own
     max_queue               requests in the house at once; one more is refused
     """
@@ -43,6 +44,7 @@ class Service:
     jitter: Sequence[float] = ()
     lanes: bool = True
     at_once: int = 2
+    contention: float = 1.0
     generator: float = 0.0
     max_queue: int = 64
 
@@ -87,6 +89,7 @@ class _House:
 
     def work(self, seconds: float, rest: float = 0.0) -> Process:
         """Use a core for `seconds`, a slice at a time, and rest for `rest` times as long after each slice."""
+        seconds *= self.service.contention
         while seconds > 1e-12:
             part = min(SLICE, seconds)
             with self.cores.request() as core:

@@ -94,6 +94,19 @@ def test_every_wait_is_that_of_lindleys_recursion() -> None:
     assert outcome.waits == pytest.approx(waits, abs=1e-9)
 
 
+def test_contention_is_fitted_to_the_limit_and_to_nothing_else() -> None:
+    parts = {"cores": 2, "http": 0.001, "decode": 0.003, "encode": 0.001, "batch_seconds": [0.013, 0.022, 0.033, 0.044],
+             "busy": [0.9] * 4, "generator": 0.001}
+    measured = {"images_per_second": 50.0, "p50_ms": 100.0, "p99_ms": 100.0}
+    offered = [{"rate": 20.0, "seconds": 5.0, "seed": 1, "share": 0.4, "measured": dict(measured)}]
+    report = {"parts": parts, "alone": {"measured": dict(measured)}, "limit": {"measured": dict(measured)}, "offered": offered}
+    capacity.check(report)
+    assert report["contention"] > 1.1
+    assert report["limit"]["predicted"]["images_per_second"] == pytest.approx(50, rel=0.03)
+    assert report["limit_without_contention"] == pytest.approx(50 * report["contention"], rel=0.01)
+    assert report["offered"][0]["error_percent"]["images_per_second"] == pytest.approx(-60, abs=10)
+
+
 def test_the_highest_rate_holds_and_a_little_more_does_not() -> None:
     service = engine_only(0.010)
     rate = highest_rate(service, 0.040, requests=5000)
@@ -106,9 +119,9 @@ def test_the_highest_rate_holds_and_a_little_more_does_not() -> None:
 def test_a_plan_has_room_for_the_rate_and_prices_the_cores() -> None:
     parts = {"cores": 2, "http": 0.001, "decode": 0.003, "encode": 0.001, "batch_seconds": [0.013, 0.022, 0.033, 0.044],
              "busy": [0.9] * 4, "generator": 0.001}
-    rows = capacity.plan(parts, [1, 100], [200], 0.8, price=0.5, requests=2000)
+    rows = capacity.plan(parts, 1.0, [1, 100], [200], 0.8, price=0.5, requests=2000)
     assert rows[0]["services"] == 1
     for row in rows:
         assert row["services"] * 0.8 * row["highest_rate"] >= row["rate"] - 0.1 * row["services"]  # rounded for print
         assert row["cost_a_day"] == row["cores"] * 24 * 0.5
-    assert capacity.plan(parts, [1], [5], 0.8, price=None, requests=2000) == []
+    assert capacity.plan(parts, 1.0, [1], [5], 0.8, price=None, requests=2000) == []

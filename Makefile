@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= gazeseg-demo
 
-.PHONY: setup demo demo-quick test test-slow fuzz soak lint types docs wheel oldest lock audit container clean
+.PHONY: setup demo demo-quick test test-slow fuzz soak lint types docs wheel oldest lock audit container capacity clean
 
 setup: $(READY)
 
@@ -82,6 +82,10 @@ container: $(READY)
 	$(BIN)/python deploy/container.py build $(CONTAINER_BUILD)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m container tests/test_container.py
 	$(BIN)/python deploy/container.py measure
+
+# How many cores for how many requests a second: docs/capacity.md. Needs the machine to itself for two minutes.
+capacity: $(READY)
+	$(BIN)/python -W ignore benchmarks/capacity.py --out benchmarks/results/capacity.json
 
 clean:
 	rm -rf build dist *.egg-info $(DEMO_OUT)

@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,16 @@ def measure(artifact: Path, seconds: float, scratch: Path) -> dict[str, Any]:
 
 
 def check(report: dict[str, Any]) -> None:
-    """Put beside every measured load what the model says of it, the generator on the same cores as it was."""
-    service = Service(**report["parts"])
+    """Put beside every measured load what the model says of it, the generator on the same cores as it was.
+
+    `contention` is fitted to the service's limit alone; what the parts say without it stands beside. The offered loads have
+    no part in it: there the model predicts.
+    """
+    bare = Service(**report["parts"])
+    unfitted = closed_loop(bare, CLIENTS, 4000).summary()["images_per_second"]
+    report["contention"] = round(max(1.0, unfitted / report["limit"]["measured"]["images_per_second"]), 3)
+    report["limit_without_contention"] = unfitted
+    service = replace(bare, contention=report["contention"])
     _compare(report["alone"], closed_loop(service, 1, 2000).summary())
     _compare(report["limit"], closed_loop(service, CLIENTS, 4000).summary())
     for row in report["offered"]:
@@ -76,10 +85,10 @@ def _compare(row: dict[str, Any], predicted: dict[str, float]) -> None:
                             for name in ("images_per_second", "p50_ms", "p99_ms")}
 
 
-def plan(parts: dict[str, Any], rates: list[float], p99_ms: list[float], headroom: float,
+def plan(parts: dict[str, Any], contention: float, rates: list[float], p99_ms: list[float], headroom: float,
          price: float | None, requests: int = 20000) -> list[dict[str, float]]:
     """Services of the measured size for each rate and p99, at `headroom` of the highest rate that the model allows them."""
-    service = Service(**{**parts, "generator": 0.0})
+    service = Service(**{**parts, "generator": 0.0, "contention": contention})
     rows = []
     for target in p99_ms:
         highest = highest_rate(service, target / 1000, requests)
@@ -98,7 +107,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     parts = report["parts"]
     batches = ", ".join(f"{1000 * seconds:.1f}" for seconds in parts["batch_seconds"])
     told = ", ".join(f"{name} {1000 * parts[name]:.2f}" for name in ("http", "decode", "encode", "generator"))
-    found = [f"{parts['cores']} cores; ms a batch of 1, 2, ...: {batches}; CPU ms a request: {told}", "",
+    found = [f"{parts['cores']} cores; ms a batch of 1, 2, ...: {batches}; CPU ms a request: {told}; "
+             f"contention {report['contention']} (the limit without it: {report['limit_without_contention']})", "",
              "| load | images/s | p50 ms | p99 ms | error of images/s, p50, p99 |", "|---|---|---|---|---|"]
     loads = [("1 client", report["alone"]), (f"{CLIENTS} clients", report["limit"])]
     loads += [(f"{100 * row['share']:.0f} % of it, by chance", row) for row in report["offered"]]
@@ -133,7 +143,8 @@ def main() -> None:
             report = measure(options.artifact or default_artifact(), options.seconds, Path(scratch))
     if options.step != "measure":
         check(report)
-        report["plan"] = plan(report["parts"], options.rates, options.p99_ms, options.headroom, options.price)
+        report["plan"] = plan(report["parts"], report["contention"], options.rates, options.p99_ms, options.headroom,
+                              options.price)
         print("\n".join(lines(report)))
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")

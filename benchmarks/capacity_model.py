@@ -27,8 +27,10 @@ class Service:
     http, decode, encode    CPU a request, of one thread
     batch_seconds           by batch size 1, 2, ... : how long the engine takes for a batch with nothing beside it
     busy                    by batch size: the share of all cores that the engine uses meanwhile; 0 for a GPU
+    jitter                  what a batch may take, over what it takes usually: one of these by chance; empty: always 1
     lanes                   a batch of several images goes to one thread an image
     at_once                 batches under way at once
+    contention              how much longer work takes in the service than by itself: caches, locks, changes of thread
     generator               CPU a request of a load generator on the same cores; 0 where it has a machine of its own
     max_queue               requests in the house at once; one more is refused
     """
@@ -39,8 +41,10 @@ class Service:
     encode: float
     batch_seconds: Sequence[float]
     busy: Sequence[float]
+    jitter: Sequence[float] = ()
     lanes: bool = True
     at_once: int = 2
+    contention: float = 1.0
     generator: float = 0.0
     max_queue: int = 64
 
@@ -73,6 +77,7 @@ class Outcome:
 class _House:
     def __init__(self, env: simpy.Environment, service: Service) -> None:
         self.env, self.service, self.outcome = env, service, Outcome()
+        self.chance = np.random.default_rng(0)
         self.cores = simpy.Resource(env, service.cores)
         self.loop = simpy.Resource(env, 1)
         self.codec = simpy.Resource(env, service.cores)
@@ -84,6 +89,7 @@ class _House:
 
     def work(self, seconds: float, rest: float = 0.0) -> Process:
         """Use a core for `seconds`, a slice at a time, and rest for `rest` times as long after each slice."""
+        seconds *= self.service.contention
         while seconds > 1e-12:
             part = min(SLICE, seconds)
             with self.cores.request() as core:
@@ -136,6 +142,8 @@ class _House:
         self.outcome.batches.append(size)
         self.outcome.waits += [self.env.now - entered for _, entered in batch]
         seconds, busy = service.batch_seconds[size - 1], service.busy[size - 1]
+        if service.jitter:
+            seconds *= self.chance.choice(service.jitter)
         if service.lanes and size > 1:
             an_image = seconds / -(-size // service.cores)
             parts = [self.on(self.lanes, an_image) for _ in batch]

@@ -33,7 +33,10 @@ from gazeseg_serve.predictor import Predictor
 
 
 def engine_times(predictor: Predictor, largest: int, seconds: float) -> dict[str, list[float]]:
-    """By batch size from 1 to `largest`: median seconds of a call, and the share of all cores it uses; sizes take turns."""
+    """By batch size from 1 to `largest`: median seconds of a call, and the share of all cores it uses; sizes take turns.
+
+    `jitter`: a hundred quantiles of a call's time over the median of its size, of all sizes together.
+    """
     spec, rng = predictor.spec, np.random.default_rng(0)
     batches = [list(rng.integers(0, 256, (size, spec.size, spec.size, spec.channels), np.uint8))
                for size in range(1, largest + 1)]
@@ -49,7 +52,9 @@ def engine_times(predictor: Predictor, largest: int, seconds: float) -> dict[str
             wall[index].append(time.perf_counter() - started)
             cpu[index] += time.process_time() - used
     cores = os.cpu_count() or 1
-    return {"batch_seconds": [statistics.median(times) for times in wall],
+    over = np.concatenate([np.array(times) / statistics.median(times) for times in wall])
+    return {"jitter": np.quantile(over, (np.arange(100) + 0.5) / 100).round(4).tolist(),
+            "batch_seconds": [statistics.median(times) for times in wall],
             "busy": [min(1.0, used / sum(times) / cores) for used, times in zip(cpu, wall, strict=True)]}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ import capacity_model
 from capacity_model import Service, arrivals, closed_loop, highest_rate, open_loop
 
 
-def engine_only(*batch_seconds: float, cores: int = 1, at_once: int = 1, lanes: bool = False, **changes: float) -> Service:
+def engine_only(*batch_seconds: float, cores: int = 1, at_once: int = 1, lanes: bool = False, **changes: Any) -> Service:
     """A service without HTTP work, decoding and encoding, whose engine uses no core (as a GPU's does not)."""
-    return Service(cores, 0.0, 0.0, 0.0, batch_seconds, [0.0] * len(batch_seconds), lanes, at_once,
-                   max_queue=10**9, **changes)  # type: ignore[arg-type]
+    return Service(cores, 0.0, 0.0, 0.0, batch_seconds, [0.0] * len(batch_seconds), lanes=lanes, at_once=at_once,
+                   max_queue=10**9, **changes)
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
@@ -34,6 +35,13 @@ def test_one_client_meets_nobody() -> None:
     outcome = closed_loop(service, 1, 50)
     assert list(outcome.latencies.values()) == pytest.approx([0.016] * 50)
     assert outcome.core_seconds == pytest.approx(50 * (0.006 + 2 * 0.010))  # the engine holds both cores
+
+
+def test_jitter_is_drawn_for_every_batch() -> None:
+    # M/G/1 of two equally likely service times: Pollaczek and Khinchine with their second moment.
+    outcome = open_loop(engine_only(0.010, jitter=(0.5, 1.5)), arrivals(60, 500, 2))
+    second = (0.005**2 + 0.015**2) / 2
+    assert np.mean(outcome.waits) == pytest.approx(60 * second / (2 * (1 - 0.6)), rel=0.06)
 
 
 def test_full_batches_are_what_the_table_says() -> None:
@@ -86,6 +94,19 @@ def test_every_wait_is_that_of_lindleys_recursion() -> None:
     assert outcome.waits == pytest.approx(waits, abs=1e-9)
 
 
+def test_contention_is_fitted_to_the_limit_and_to_nothing_else() -> None:
+    parts = {"cores": 2, "http": 0.001, "decode": 0.003, "encode": 0.001, "batch_seconds": [0.013, 0.022, 0.033, 0.044],
+             "busy": [0.9] * 4, "generator": 0.001}
+    measured = {"images_per_second": 50.0, "p50_ms": 100.0, "p99_ms": 100.0}
+    offered = [{"rate": 20.0, "seconds": 5.0, "seed": 1, "share": 0.4, "measured": dict(measured)}]
+    report = {"parts": parts, "alone": {"measured": dict(measured)}, "limit": {"measured": dict(measured)}, "offered": offered}
+    capacity.check(report)
+    assert report["contention"] > 1.1
+    assert report["limit"]["predicted"]["images_per_second"] == pytest.approx(50, rel=0.03)
+    assert report["limit_without_contention"] == pytest.approx(50 * report["contention"], rel=0.01)
+    assert report["offered"][0]["error_percent"]["images_per_second"] == pytest.approx(-60, abs=10)
+
+
 def test_the_highest_rate_holds_and_a_little_more_does_not() -> None:
     service = engine_only(0.010)
     rate = highest_rate(service, 0.040, requests=5000)
@@ -98,9 +119,9 @@ def test_the_highest_rate_holds_and_a_little_more_does_not() -> None:
 def test_a_plan_has_room_for_the_rate_and_prices_the_cores() -> None:
     parts = {"cores": 2, "http": 0.001, "decode": 0.003, "encode": 0.001, "batch_seconds": [0.013, 0.022, 0.033, 0.044],
              "busy": [0.9] * 4, "generator": 0.001}
-    rows = capacity.plan(parts, [1, 100], [200], 0.8, price=0.5, requests=2000)
+    rows = capacity.plan(parts, 1.0, [1, 100], [200], 0.8, price=0.5, requests=2000)
     assert rows[0]["services"] == 1
     for row in rows:
         assert row["services"] * 0.8 * row["highest_rate"] >= row["rate"] - 0.1 * row["services"]  # rounded for print
         assert row["cost_a_day"] == row["cores"] * 24 * 0.5
-    assert capacity.plan(parts, [1], [5], 0.8, price=None, requests=2000) == []
+    assert capacity.plan(parts, 1.0, [1], [5], 0.8, price=None, requests=2000) == []

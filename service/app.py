@@ -62,7 +62,7 @@ class AdaptiveBatching:
             shared_sema=NonBlockSema(at_once), get_batch_size=lambda job: 0 if job.gone else 1)
         self._cork.optimizer = NeverIdle(self._cork.max_latency)
         if at_once > 1:
-            # It polls while the engine is busy, a thousand times a second: a twentieth of the HTTP work. Where a batch
+            # It polls while the engine is busy, a thousand times a second, five times a request. Where a batch
             # waits beside the one that runs, the engine does not stand still for a look that comes later.
             self._cork.TICKET_INTERVAL = _LOOK_SECONDS
         self._submit = self._cork(run)

@@ -1,6 +1,6 @@
 """The short way to `POST /v1/segment` without parameters, the request that nearly all clients send.
 
-FastAPI's seven layers and its reading of parameters that are not there are a third of the HTTP layer's time
+FastAPI's seven layers and its reading of parameters that are not there are a sixth of the event loop's time
 (docs/performance.md). The handler is the same, and so are its answers, to the byte; any other request goes to FastAPI.
 """
 

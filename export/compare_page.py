@@ -46,16 +46,22 @@ def table_row(c: Candidate, eager: Candidate) -> tuple[object, ...]:
 
 def pareto_plot(candidates: Sequence[Candidate]) -> np.ndarray:
     """RGB `(H, W, 3)` uint8: one dot a candidate, hollow where the limits do not hold; the front as a line,
-    with names."""
+    with names. One far below all that hold would press those into a line, and is left to the table."""
     figure = Figure(figsize=(9, 4.6), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    for c in candidates:
+    held = [c.quality() for c in candidates if c.held]
+    lowest = min(held) - max(0.02, 2 * (max(held) - min(held)))
+    shown = [c for c in candidates if c.quality() >= lowest]
+    for c in shown:
         x, y = 1000 * c.timings[1].median, c.quality()
         axes.scatter(x, y, s=36, color="#0077b6" if c.held else "none", edgecolors="#0077b6")
-    front = pareto(candidates)
-    for c in {c.name: c for c in (candidates[0], *front)}.values():  # names of all would lie upon one another
-        axes.annotate(c.name, (1000 * c.timings[1].median, c.quality()), textcoords="offset points", xytext=(5, -11),
-                      fontsize=7)
+    front = [c for c in pareto(candidates) if c.quality() >= lowest]
+    named = sorted({c.name: c for c in (candidates[0], *front)}.values(), key=lambda c: c.timings[1].median)
+    for i, c in enumerate(named):  # names of all would lie upon one another, so would these at one height
+        axes.annotate(c.name, (1000 * c.timings[1].median, c.quality()), textcoords="offset points",
+                      xytext=(5, (-12, 8, -24, 20)[i % 4]), fontsize=7)
+    if len(shown) < len(candidates):
+        axes.set_title(f"{len(candidates) - len(shown)} of {len(candidates)} lie below this plot", fontsize=8, loc="left")
     axes.plot([1000 * c.timings[1].median for c in front], [c.quality() for c in front], color="#c1121f", lw=1, zorder=0)
     axes.set(xscale="log", xlabel="median ms of one image (log scale)", ylabel="mean Dice, or agreement without masks")
     axes.grid(alpha=0.3)

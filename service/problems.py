@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from python_multipart.exceptions import ParseError
+from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -79,7 +79,7 @@ def response(problem: Problem, request_id: str = "", **members: Any) -> Response
 
 
 # What a route may raise that is not a bug; ClientGone's answer is read by nobody but the log and the metrics.
-EXPECTED = (Problem, ImageError, MissingExtraError, HTTPException, ParseError, ClientGone, ClientDisconnect)
+EXPECTED = (Problem, ImageError, MissingExtraError, HTTPException, FormParserError, ClientGone, ClientDisconnect)
 
 
 def of_error(error: Exception, request_id: str) -> Response:
@@ -92,7 +92,7 @@ def of_error(error: Exception, request_id: str) -> Response:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
         problem = Problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
         return response(problem, request_id)
-    if isinstance(error, ParseError):  # Starlette before 1.0 lets the form parser's own error through
+    if isinstance(error, FormParserError):  # Starlette before 1.0 lets the form parser's own error through
         return response(Problem(400, "bad-request", f"the form is malformed: {error}"), request_id)
     return Response(status_code=499)
 

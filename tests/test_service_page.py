@@ -175,7 +175,7 @@ def test_a_sample_is_segmented_and_the_threshold_moves_the_mask_by_keyboard(serv
 def test_a_sample_can_be_chosen_by_keyboard(service: Running, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with browsing(service.url, tmp_path) as tab:
-            await tab.until("status", "No image yet")
+            await tab.until("model", "lesion")  # the buttons work by then; "No image yet." stands there before
             await tab.evaluate("document.querySelector('[data-sample]').focus()")
             await tab.press("Enter")
             await tab.until("status", "Done in")

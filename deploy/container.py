@@ -82,8 +82,12 @@ def build(store: Store, base: str, tag: str, mounts: Sequence[str]) -> None:
 
 @contextmanager
 def running(store: Store, tag: str, port: int, models: Path | None = None) -> Iterator[str]:
-    """A container of `tag` that listens on `port`, its artifact in `models` if given; its name. Removed at the end."""
+    """A container of `tag` that listens on `port`, its artifact in `models` if given; its name. Removed at the end.
+
+    So is one of that name at the start, which a caller that was killed has left.
+    """
     name = f"gazeseg-{port}"
+    store.podman("rm", "--force", "--ignore", "--time", "40", name)
     volumes = ["--volume", f"{models}:/models:ro"] if models else []
     store.podman("run", "--detach", "--name", name, "--network", "host", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "all",
                  "--security-opt", "no-new-privileges", "--ulimit", f"nofile={_FILES}:{_FILES}", "--ulimit",

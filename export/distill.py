@@ -41,8 +41,8 @@ _LOG_EVERY = 100
 class Student:
     """The student and its schedule; the defaults serve a CPU, where batch norm folds into the convolutions.
 
-    width, norm, stride, depth   as `training.unet.Architecture`
-    warm_start    begin with the weights of a level where all four are the run's own
+    width, norm, stride, depth, encoder   as `training.unet.Architecture`
+    warm_start    begin with the weights of a level where all five are the run's own
     rate          of AdamW, reached over the first tenth of the steps, then a half cosine to 1/1000 of it
     precision     of the arithmetic, as in training: 32-true, bf16-mixed or 16-mixed
     views         augmented views of each image for which the ensemble is asked once, and which are then learned again
@@ -61,6 +61,7 @@ class Student:
     stride: int = 1
     depth: int = 5
     views: int = 0
+    encoder: str = "unet"
 
     def __post_init__(self) -> None:
         if self.views < 0:
@@ -211,7 +212,8 @@ def make_student(ensemble: Ensemble, settings: Student, start: UNet | None) -> U
     """A seeded UNet with the disagreement's head where there is more than one level, or a copy of `start` with one added."""
     own = ensemble.architecture
     heads = ensemble.spec.outputs + (len(ensemble.levels) > 1)
-    wanted = Architecture(settings.width, settings.norm, ensemble.spec.channels, heads, settings.stride, settings.depth)
+    wanted = Architecture(settings.width, settings.norm, ensemble.spec.channels, heads, settings.stride, settings.depth,
+                          settings.encoder)
     student = seeded_unet(wanted, settings.seed)
     if start is None or not settings.warm_start or wanted != replace(own, outputs=heads):
         return student

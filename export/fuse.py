@@ -41,12 +41,12 @@ def fold_tail(level: UNet) -> UNet:
     """
     copied = copy.deepcopy(level)
     inner, outer = copied.backbone.final_conv, copied.classifier
-    assert isinstance(inner, nn.Conv2d), "BasicUNet ends in a convolution"
-    assert inner.kernel_size == (1, 1), "BasicUNet ends in a 1x1 convolution"
+    assert isinstance(inner, nn.Conv2d), "a backbone ends in a convolution"
+    assert inner.kernel_size == (1, 1), "a backbone ends in a 1x1 convolution"
     a, c = inner.weight.detach().double()[:, :, 0, 0], outer.weight.detach().double()[:, :, 0, 0]
     folded = nn.Conv2d(inner.in_channels, outer.out_channels, kernel_size=1)
     assert folded.bias is not None, "made with one"
-    assert inner.bias is not None, "BasicUNet's last convolution has one"
+    assert inner.bias is not None, "a backbone's last convolution has one"
     assert isinstance(outer, nn.Conv2d), "a level ends in a 1x1 convolution"
     assert outer.bias is not None, "made with one"
     with torch.no_grad():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -39,7 +38,7 @@ def to_int8(model: Path, images: np.ndarray) -> None:
         quantization.quantize_static(
             model, out, _Reader(images), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-            op_types_to_quantize=["Conv", "LeakyRelu", "MaxPool", "Concat"],
+            op_types_to_quantize=["Conv", "LeakyRelu", "Relu", "Clip", "Add", "MaxPool", "Concat"],
             nodes_to_exclude=_ends(graph.graph),
             calibrate_method=quantization.CalibrationMethod.MinMax)
     write_bytes(model, out.read_bytes())
@@ -114,25 +113,24 @@ class _Reader:
         return None if image is None else {"image": image[None]}
 
 
-def _ends(graph: Any) -> list[str]:
-    """Names of the convolutions that read the image, and of those nothing but an activation follows."""
-    makers = {name: node for node in graph.node for name in node.output}
-    users: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+def _ends(graph: onnx.GraphProto) -> list[str]:
+    """Names of the convolutions before which no other comes, and of those after which none does."""
+    convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
+    behind, before = _reached(graph.node, forwards=True), _reached(reversed(graph.node), forwards=False)
+    return [name for name in convolutions if name not in behind or name not in before]
 
-    def before(node: Any) -> bool:
-        found = makers.get(node.input[0])
-        return found is None or (found.op_type in ("Cast", "Sub", "Div", "Mul", "Transpose", "Reshape", "SpaceToDepth") and
-                                 before(found))
 
-    def after(node: Any) -> bool:
-        return not any(user.op_type in ("Conv", "ConvTranspose", "LeakyRelu", "MaxPool", "Concat", "BatchNormalization",
-                                        "InstanceNormalization", "GroupNormalization", "Reshape")
-                       for user in users.get(node.output[0], []))
-
-    return [node.name for node in graph.node if node.op_type == "Conv" and (before(node) or after(node))]
+def _reached(nodes: Iterable[onnx.NodeProto], forwards: bool) -> set[str]:
+    """Names of the nodes that are behind a convolution, or before one; `nodes` in the order of that direction."""
+    values: set[str] = set()
+    found: set[str] = set()
+    for node in nodes:
+        come_from, go_to = (node.input, node.output) if forwards else (node.output, node.input)
+        if values.intersection(come_from):
+            found.add(node.name)
+        if node.op_type == "Conv" or node.name in found:
+            values.update(go_to)
+    return found
 
 
 @contextmanager

@@ -214,6 +214,7 @@ def export(
     width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
     stride: Annotated[int, typer.Option(help="distill: 2 or 4 make blocks of pixels channels: less work.")] = 1,
     depth: Annotated[int, typer.Option(help="distill: stages of the student, 2 to 5.")] = 5,
+    encoder: Annotated[str, typer.Option(help="distill: the student's way down, unet or efficientnet-lite0.")] = "unet",
     norm: Annotated[str, typer.Option(help="distill: batch (folds away), group or instance.")] = "batch",
     steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
     rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
@@ -239,7 +240,8 @@ def export(
     from .export.parity import Tolerance
     from .export.pipeline import export_run
 
-    student = Student(width, norm, steps, rate=rate, seed=seed, warm_start=warm_start, stride=stride, depth=depth, views=views)
+    student = Student(width, norm, steps, rate=rate, seed=seed, warm_start=warm_start, stride=stride, depth=depth, views=views,
+                      encoder=encoder)
     artifact = export_run(
         run, out, strategy, data, "val", images, Tolerance(max_difference, flipped), precision=precision,
         limits=Limits(max_dice_loss, min_agreement), student=student, unlabelled=unlabelled or (), keep=keep,
@@ -266,6 +268,7 @@ def compare(
     unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
     width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
     stride: Annotated[int, typer.Option(help="distill: the student's stride.")] = 1,
+    encoder: Annotated[str, typer.Option(help="distill: the student's way down, unet or efficientnet-lite0.")] = "unet",
     steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
     rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
     threads: Annotated[int, typer.Option(help="CPU threads of each engine; 0: all cores.")] = 0,
@@ -281,8 +284,8 @@ def compare(
     from .export.distill import Student
 
     names = [name.strip() for name in strategies.split(",")]
-    result = run_comparison(run, data, out, Student(width, steps=steps, rate=rate, stride=stride), unlabelled or (), keep,
-                            strategies=names, threads=threads, seconds=seconds)
+    student = Student(width, steps=steps, rate=rate, stride=stride, encoder=encoder)
+    result = run_comparison(run, data, out, student, unlabelled or (), keep, strategies=names, threads=threads, seconds=seconds)
     _finish([*result.lines(), f"take {result.recommended}: {result.reason}", f"report: {out / 'compare.html'}"],
             result.as_dict(), as_json)
 

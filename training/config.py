@@ -62,6 +62,7 @@ class Network:
     width: int = 64
     norm: str = "group"
     stride: int = 1
+    encoder: str = "unet"
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class TrainConfig:
     @property
     def architecture(self) -> Architecture:
         n = self.network
-        return Architecture(n.width, n.norm, self.data.channels, self.input_spec.outputs, n.stride)
+        return Architecture(n.width, n.norm, self.data.channels, self.input_spec.outputs, n.stride, encoder=n.encoder)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -1,4 +1,5 @@
-"""One level's network: MONAI's BasicUNet giving 2w features a pixel, and a 1x1 classifier on them."""
+"""One level's network: a UNet giving 2w features a pixel, MONAI's BasicUNet or one on a pretrained encoder, and a 1x1
+classifier on them."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from .efficientnet import STRIDE, EfficientUNet
 
+ENCODERS = ("unet", "efficientnet-lite0")
 NORMS = ("group", "batch", "instance")
 STRIDES = (1, 2, 4)
 
@@ -25,6 +28,8 @@ class Architecture:
     norm     "group" (4 groups, as released), "batch" (folds into the convolutions at export) or "instance"
     stride   blocks of stride x stride pixels become channels before the first convolution (Shi et al., CVPR 2016), and
              the logits are enlarged bilinearly behind the last: stride 2 does a quarter of the work. 1, 2 or 4
+    encoder  "unet" begins from nothing; "efficientnet-lite0" takes its way down, with its ImageNet weights, in place of the
+             five stages (`training.efficientnet`), and wants norm "batch", 3 channels, stride 2 and depth 5
     """
 
     width: int = 64
@@ -33,6 +38,7 @@ class Architecture:
     outputs: int = 1
     stride: int = 1
     depth: int = 5
+    encoder: str = "unet"
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
@@ -43,6 +49,11 @@ class Architecture:
             raise ConfigError(f"stride {self.stride} is not one of {', '.join(map(str, STRIDES))}")
         if not 2 <= self.depth <= 5:
             raise ConfigError(f"depth {self.depth} is not from 2 to 5")
+        if self.encoder not in ENCODERS:
+            raise ConfigError(f"unknown encoder {self.encoder!r}; known: {', '.join(ENCODERS)}")
+        if self.encoder != "unet" and (self.norm, self.channels, self.stride, self.depth) != ("batch", 3, STRIDE, 5):
+            raise ConfigError(f"encoder {self.encoder!r} wants norm \"batch\", 3 channels, stride {STRIDE} and depth 5, not "
+                              f"{self.norm!r}, {self.channels}, {self.stride} and {self.depth}")
 
 
 class UNet(nn.Module):
@@ -58,15 +69,21 @@ class UNet(nn.Module):
         w = architecture.width
         norm: Any = ("group", {"num_groups": 4}) if architecture.norm == "group" else architecture.norm
         self.stride = architecture.stride
-        self.backbone = BasicUNet(spatial_dims=2, in_channels=architecture.channels * self.stride**2, out_channels=2 * w,
-                                  features=(w, 2 * w, 4 * w, 8 * w, 16 * w, 2 * w), norm=norm)
-        for stage in range(architecture.depth, 5):
-            setattr(self.backbone, f"down_{stage}", nn.Identity())
-            setattr(self.backbone, f"upcat_{stage}", _Skip())
+        self.backbone: BasicUNet | EfficientUNet
+        if architecture.encoder == "unet":
+            self.block = self.stride
+            self.backbone = BasicUNet(spatial_dims=2, in_channels=architecture.channels * self.block**2, out_channels=2 * w,
+                                      features=(w, 2 * w, 4 * w, 8 * w, 16 * w, 2 * w), norm=norm)
+            for stage in range(architecture.depth, 5):
+                setattr(self.backbone, f"down_{stage}", nn.Identity())
+                setattr(self.backbone, f"upcat_{stage}", _Skip())
+        else:
+            self.block = 1  # the encoder itself begins by halving the image
+            self.backbone = EfficientUNet(w)
         self.classifier = nn.Conv2d(2 * w, architecture.outputs, kernel_size=1)
 
     def features(self, x: Tensor) -> Tensor:
-        return self.backbone(x if self.stride == 1 else _blocks_to_channels(x, self.stride))
+        return self.backbone(x if self.block == 1 else _blocks_to_channels(x, self.block))
 
     def enlarge(self, logits: Tensor) -> Tensor:
         """Logits of the features' size `(B, K, H/s, W/s)` -> of the image's, `(B, K, H, W)`."""
@@ -91,7 +108,11 @@ def _blocks_to_channels(x: Tensor, stride: int) -> Tensor:
 
 
 def seeded_unet(architecture: Architecture, seed: int) -> UNet:
-    """A UNet whose initial weights depend on `seed` alone; the global generator is left as it was."""
+    """A UNet whose initial weights depend on `seed` alone, but for a pretrained encoder's; the global generator is left as
+    it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet(architecture)
+        network = UNet(architecture)
+    if isinstance(network.backbone, EfficientUNet):
+        network.backbone.load_imagenet()
+    return network

@@ -1,0 +1,92 @@
+"""The UNet on a pretrained encoder: its weights are the ImageNet ones, and it trains and exports as the other does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tiny import tiny_config
+
+from gazeseg_serve.contract import InputSpec
+from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.errors import ConfigError
+from gazeseg_serve.export.fuse import FusedEnsemble
+from gazeseg_serve.export.onnx_graph import write_onnx
+from gazeseg_serve.export.parity import Tolerance, eager_ensemble, hold, measure
+from gazeseg_serve.export.quantize import to_int8
+from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
+from gazeseg_serve.training.loop import train
+from gazeseg_serve.training.unet import Architecture, seeded_unet
+
+ARCHITECTURE = Architecture(4, "batch", stride=2, encoder="efficientnet-lite0")
+LITE = ("network.encoder=efficientnet-lite0", "network.stride=2")
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+
+
+def test_the_encoder_answers_as_the_original_does() -> None:
+    """Figures of efficientnet_lite_pytorch 0.1.0 with the same weights: mean |x|, and values at both ends of each map."""
+    golden = [((16, 32, 48), 6.471189, (5.80686, -8.93088, -12.03118), 2.71751),
+              ((24, 16, 24), 7.123396, (-0.45131, 13.07133, 8.16629), 16.27734),
+              ((40, 8, 12), 6.557868, (-6.33402, 7.67408, 7.84377), 1.35268),
+              ((112, 4, 6), 5.378572, (-2.15053, 4.12006, 4.47661), 6.96922),
+              ((320, 2, 3), 1.381227, (0.63739, 1.15171, 0.94217), -2.38314)]
+    encoder = seeded_unet(ARCHITECTURE, 0).backbone.encoder.eval()
+    with torch.no_grad():
+        maps = encoder(torch.linspace(-2, 2, 3 * 64 * 96).view(1, 3, 64, 96))
+    for found, (shape, mean, first, last) in zip(maps, golden, strict=True):
+        assert found.shape == (1, *shape)
+        assert found.abs().mean().item() == pytest.approx(mean, rel=1e-4)
+        assert found[0, :3, 0, 0].tolist() == pytest.approx(first, abs=1e-3)
+        assert found[0, -1, -1, -1].item() == pytest.approx(last, abs=1e-3)
+
+
+def test_levels_share_the_encoder_s_start_and_nothing_else() -> None:
+    one, two = (seeded_unet(ARCHITECTURE, seed) for seed in (0, 1))
+    for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
+        if a.dim() > 1:
+            assert torch.equal(a, b) == name.startswith("backbone.encoder."), name
+    features = one.features(torch.randn(2, 3, 64, 96))
+    assert features.shape == (2, 8, 32, 48)
+    assert one(torch.randn(2, 3, 64, 96)).shape == (2, 1, 64, 96)
+    one(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in one.parameters())
+
+
+@pytest.mark.parametrize("arguments", [{"norm": "group"}, {"channels": 1}, {"stride": 1}, {"depth": 4}])
+def test_what_the_encoder_cannot_be_is_refused(arguments: dict[str, object]) -> None:
+    known = {"width": 4, "norm": "batch", "stride": 2, "encoder": "efficientnet-lite0"}
+    with pytest.raises(ConfigError, match="wants norm"):
+        Architecture(**known | arguments)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="known: unet, efficientnet-lite0"):
+        Architecture(encoder="resnet")
+
+
+def test_the_fused_graph_holds_the_gate_and_int8_quantises_the_inside(tmp_path: Path) -> None:
+    spec, model = InputSpec(64), tmp_path / "model.onnx"
+    ensemble = Ensemble(ARCHITECTURE, spec, (0, 1)).eval()
+    with torch.no_grad():  # as after training: encoders that are alike would be one in the graph
+        for p in ensemble.networks[1].parameters():
+            p.mul_(1.01)
+    write_onnx(FusedEnsemble(ensemble), spec, True, model)
+    parity = measure(OnnxRuntimeEngine(model, "cpu"), eager_ensemble(ensemble), IMAGES)
+    hold(parity, Tolerance())
+    before = OnnxRuntimeEngine(model, "cpu").run(IMAGES).probability
+    to_int8(model, IMAGES)
+    graph = onnx.load(model).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    whole = [node for node in convolutions if makers.get(node.input[1]) is None]
+    assert len(whole) == 4  # the first and the last of each level
+    assert len(convolutions) == 2 * (49 + 8 + 1)
+    assert np.abs(OnnxRuntimeEngine(model, "cpu").run(IMAGES).probability - before).mean() < 0.02
+
+
+def test_it_trains_and_comes_back(phantoms: Path, phantom_masks: Path, tmp_path: Path) -> None:
+    config = tiny_config(*LITE, "optimiser.steps=1", "evaluate_every=1")
+    run = train(config, phantoms, phantom_masks, tmp_path / "run", device="cpu")
+    assert run.architecture["encoder"] == "efficientnet-lite0"
+    _, ensemble = load_ensemble(tmp_path / "run")
+    assert sum(p.numel() for p in ensemble.networks[0].backbone.encoder.parameters()) == 2_958_848

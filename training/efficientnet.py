@@ -48,6 +48,8 @@ class EfficientNetLite0(nn.Module):
 
 def _padded(convolution: nn.Module, padder: nn.Module) -> nn.Module:
     """The same with the padding inside the convolution, where it is alike on both sides: no copy of the image is made."""
+    assert isinstance(padder, nn.ConstantPad2d), "MONAI pads before the convolution"
+    assert isinstance(convolution, nn.Conv2d), "of two dimensions"
     left, right, *_ = padder.padding
     if left != right:
         return nn.Sequential(padder, convolution)

@@ -39,7 +39,7 @@ from .fidelity import LOSSY, Fidelity, Limits, hold_fidelity, measure_fidelity, 
 from .gate_images import GateImages, gate_images, learning_images
 from .onnx_graph import write_onnx
 from .parity import EXACT, Parity, Tolerance, check_declaration, eager_ensemble, hold, measure
-from .quantize import CALIBRATION_IMAGES, PRECISIONS, to_fp16, to_int8
+from .quantize import CALIBRATION_IMAGES, PRECISIONS, halve_weights, to_fp16, to_int8
 from .report import exact_report, lossy_report
 from .strategies import STRATEGIES, Built, build_strategy
 
@@ -54,7 +54,7 @@ _BY_IMAGE = ("flipped_by_image", "agreement_by_image")
 def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path | None = None, split: str = "val",
                images: int | None = None, tolerance: Tolerance = EXACT, *, precision: str = "fp32", limits: Limits = LOSSY,
                student: Student | None = None, unlabelled: Sequence[Path] = (), keep: Path | None = None,
-               pictures: bool = True, format: str = "onnx") -> Artifact:
+               pictures: bool = True, format: str = "onnx", half_weights: bool = False) -> Artifact:
     """Make one ONNX graph of a run and publish it as the artifact folder `out`, if the gate holds.
 
     The gate has two parts. The fp32 graph must equal the networks it was made of, within `tolerance`. Where those are
@@ -64,6 +64,7 @@ def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path |
                 an exact export, 200 for a lossy one); without it synthetic images, and the manifest says so
     precision   fp32; int8 (calibrated with training images of `data`); fp16 (for GPUs); bf16: the fp32 graph, proven
                 under OpenVINO in bf16, which is then how `--device openvino` runs it
+    half_weights    of an fp32 or bf16 graph: its file holds them as float16, which the arithmetic does not see
     student, unlabelled, keep   of the strategy `distill`: see `distil`
     pictures    False keeps the images out of the report, for data that may not be passed on
     format      onnx; or tensorrt, which builds a plan of the graph for this machine's GPU beside it: the gate then asks
@@ -71,14 +72,17 @@ def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path |
 
     Raises GateError where the gate does not hold, ConfigError, ContractError, DatasetError, TrainingError.
     """
-    _check_wishes(strategy, precision, data, format)
+    _check_wishes(strategy, precision, data, format, half_weights)
     here = this_machine() if format == "tensorrt" else None  # before a student is trained in vain
     run, ensemble = load_ensemble(run_folder)
-    lossy = strategy != "fuse" or precision != "fp32"
+    lossy = strategy != "fuse" or precision != "fp32" or half_weights
     gate = gate_images(run, data, split, (200 if lossy else 32) if images is None else images)
     with staged_folder(out, MANIFEST_FILE) as folder:
         built = build_strategy(strategy, run, ensemble, student or Student(), data, unlabelled, keep)
         parity = write_graph(built, run, folder / MODEL_FILE, gate, tolerance, precision, data)
+        if half_weights:
+            halve_weights(folder / MODEL_FILE)
+            built.facts["weights"] = "float16"
         engine = open_model(folder / MODEL_FILE, precision) if here is None else planned(folder, run.input, precision, here)
         if lossy:
             fidelity = prove(engine, ensemble, gate, limits, strategy, precision)
@@ -152,7 +156,7 @@ def fidelity_facts(fidelity: Fidelity, parity: Parity, gate: GateImages) -> dict
                                  "graph": {"max_difference": parity.max_difference, "flipped": parity.flipped}}
 
 
-def _check_wishes(strategy: str, precision: str, data: Path | None, format: str) -> None:
+def _check_wishes(strategy: str, precision: str, data: Path | None, format: str, half_weights: bool) -> None:
     if format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}; known: {', '.join(FORMATS)}; triton, of an artifact")
     if format == "tensorrt" and precision not in PLAN_PRECISIONS:
@@ -161,6 +165,8 @@ def _check_wishes(strategy: str, precision: str, data: Path | None, format: str)
         raise ConfigError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
     if precision not in PRECISIONS:
         raise ConfigError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    if half_weights and precision not in ("fp32", "bf16"):
+        raise ConfigError(f"{precision} stores its weights small already; leave --half-weights out")
     if precision == "int8" and data is None:
         raise ConfigError("int8 is calibrated with images; pass --data DATASET, the one the run was trained on")
 

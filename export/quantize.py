@@ -60,6 +60,31 @@ def to_fp16(model: Path) -> None:
     write_bytes(model, converted.SerializeToString())
 
 
+def halve_weights(model: Path) -> None:
+    """Store the convolutions' weights in the fp32 file `model` as float16, each behind a cast to float32: half the file.
+
+    Engines cast once, when they load; the arithmetic stays as it was. A tensor with values that float16 cannot hold
+    (above 65504) is left alone.
+    """
+    whole = onnx.load(model)
+    graph = whole.graph
+    weights = {node.input[1] for node in graph.node if node.op_type in ("Conv", "ConvTranspose")}
+    casts = []
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in weights]:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+            continue
+        half = f"{tensor.name}_half"
+        graph.initializer.remove(tensor)
+        graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float16), half))
+        casts.append(onnx.helper.make_node("Cast", [half], [tensor.name], f"{half}_cast", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(whole, full_check=True)
+    write_bytes(model, whole.SerializeToString())
+
+
 def _before_convolutions(graph: onnx.GraphProto) -> list[str]:
     """Names of the nodes between the image and the first convolutions: squares of 16-bit pixels overflow in fp16."""
     touched, found = {value.name for value in graph.input}, []

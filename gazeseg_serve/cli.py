@@ -204,6 +204,7 @@ def export(
     strategy: Annotated[str, typer.Option(help="fuse (all levels, exact), average, best-level or distill.")] = "fuse",
     format: Annotated[str, typer.Option(help="onnx; tensorrt (a plan beside it); or triton, of an artifact as RUN.")] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, int8, fp16 (GPUs) or bf16 (OpenVINO).")] = "fp32",
+    half_weights: Annotated[bool, typer.Option("--half-weights", help="fp32, bf16: store the weights as fp16.")] = False,
     data: Annotated[Path | None, typer.Option(help="Dataset folder whose validation images the gate uses.")] = None,
     images: Annotated[int | None, typer.Option(help="Images of the gate at most; default: 32, or 200 if lossy.")] = None,
     max_difference: Annotated[float, typer.Option(help="Gate: largest absolute difference of a probability.")] = 1e-3,
@@ -245,7 +246,7 @@ def export(
     artifact = export_run(
         run, out, strategy, data, "val", images, Tolerance(max_difference, flipped), precision=precision,
         limits=Limits(max_dice_loss, min_agreement), student=student, unlabelled=unlabelled or (), keep=keep,
-        pictures=pictures, format=format)
+        pictures=pictures, format=format, half_weights=half_weights)
     parity = artifact.parity
     lines = [f"wrote {out}: {strategy}, {precision}, of {len(artifact.provenance['levels'])} levels, id {artifact.id[:12]}",
              f"gate held on {parity['images']} {parity['source']}: max |difference| {parity['max_difference']:.2g}, "

@@ -169,3 +169,29 @@ def test_a_report_without_pictures_shows_none(exported: Callable[[str], Path], l
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("average")))
     export_run(lively_run, tmp_path / "a", "average", phantoms, limits=ANYTHING, pictures=False)
     assert "<img" not in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_half_weights_halve_the_file_and_keep_the_arithmetic(
+        exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = exported("best-level") / "model.onnx"
+    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("best-level")))
+    artifact = export_run(lively_run, tmp_path / "half", "best-level", phantoms, limits=ANYTHING, half_weights=True)
+    model = tmp_path / "half" / "model.onnx"
+    assert artifact.precision == "fp32"
+    assert artifact.provenance["weights"] == "float16"
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(model).graph.initializer}
+    before = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(whole).graph.initializer}
+    halved = [name for name in stored if name.endswith("_half")]
+    convolutions = [node for node in onnx.load(whole).graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    assert {name.removesuffix("_half") for name in halved} == {node.input[1] for node in convolutions}
+    for name in halved:
+        np.testing.assert_array_equal(stored[name], before[name.removesuffix("_half")].astype(np.float16))
+    assert sum(value.nbytes for value in stored.values()) < 0.55 * sum(value.nbytes for value in before.values())
+    answers = OnnxRuntimeEngine(model, "cpu").run(IMAGES).probability
+    np.testing.assert_allclose(answers, OnnxRuntimeEngine(whole, "cpu").run(IMAGES).probability, atol=0.01)
+    np.testing.assert_allclose(answers, OpenVinoEngine(model).run(IMAGES).probability, atol=1e-3)
+    assert count_flops(model) == count_flops(whole)
+    assert refusals(model.read_bytes()) == []
+    with pytest.raises(ConfigError, match="leave --half-weights out"):
+        export_run(lively_run, tmp_path / "int8", "best-level", phantoms, precision="int8", half_weights=True)

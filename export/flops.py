@@ -14,7 +14,7 @@ def count_flops(model: Path) -> int:
     A convolution does (stored weights) x (output pixels) multiply-adds, a transposed one (stored weights) x (input
     pixels). Weights behind a DequantizeLinear count as those of the convolution.
     """
-    graph = onnx.shape_inference.infer_shapes(onnx.load(model)).graph
+    graph = onnx.shape_inference.infer_shapes(onnx.load(model), data_prop=True).graph
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
     sizes |= {node.output[0]: sizes[node.input[0]] for node in graph.node
               if node.op_type == "DequantizeLinear" and node.input[0] in sizes}

@@ -87,7 +87,7 @@ def running(store: Store, tag: str, port: int, models: Path | None = None) -> It
     So is one of that name at the start, which a caller that was killed has left.
     """
     name = f"gazeseg-{port}"
-    store.podman("rm", "--force", "--ignore", "--time", "40", name)
+    remove(store, name)
     volumes = ["--volume", f"{models}:/models:ro"] if models else []
     store.podman("run", "--detach", "--name", name, "--network", "host", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "all",
                  "--security-opt", "no-new-privileges", "--ulimit", f"nofile={_FILES}:{_FILES}", "--ulimit",
@@ -96,7 +96,12 @@ def running(store: Store, tag: str, port: int, models: Path | None = None) -> It
     try:
         yield name
     finally:
-        store.podman("rm", "--force", "--time", "40", name)
+        remove(store, name)
+
+
+def remove(store: Store, name: str) -> None:
+    """Stop and remove the container `name`, if there is one."""
+    store.podman("rm", "--force", "--ignore", "--time", "40", name)
 
 
 def wait_until_ready(store: Store, name: str, port: int, seconds: float = 120) -> None:
@@ -112,7 +117,7 @@ def wait_until_ready(store: Store, name: str, port: int, seconds: float = 120) -
 
 
 def measure(store: Store, base: str, tag: str, port: int, runs: int) -> dict[str, object]:
-    """Sizes in MB (10^6 bytes), and seconds from `podman run` to the first 200 of /readyz."""
+    """Sizes in MB (10^6 bytes), and seconds from the call of podman, which looks for leftovers first, to 200 of /readyz."""
     ready = []
     for _ in range(runs):
         start = time.monotonic()

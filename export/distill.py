@@ -31,8 +31,8 @@ from gazeseg_serve.training.unet import Architecture, UNet, seeded_unet
 
 from .fuse import fold_tail
 
-# Geometry alone: asked of other colours than it was taught with, an ensemble answers nonsense, and batch norm learns their
-# statistics. With brightness, contrast and noise a student of kvasir_imagenet's networks lost 0.05 Dice.
+# Geometry alone: an ensemble is not asked of colours that it may not have been taught with. With brightness, contrast and
+# noise a student of kvasir_imagenet's networks, which never saw such, lost 0.05 Dice (docs/performance.md).
 AUGMENT = Augment(flips=True, rotate=45.0, scale=0.25, translate=0.1)
 Network = TypeVar("Network", bound=nn.Module)
 _CHECKPOINT_EVERY = 100
@@ -106,7 +106,7 @@ def distil(ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNe
     fabric = Fabric(accelerator=device, devices=1, precision=settings.precision)  # type: ignore[arg-type]
     student = _channels_last(fabric.to_device(make_student(ensemble, settings, start)))
     optimiser = torch.optim.AdamW(student.parameters(), settings.rate, weight_decay=settings.schedule.weight_decay)
-    facts = asdict(settings) | {"images": len(images)}
+    facts = asdict(settings) | {"images": len(images), "augment": asdict(AUGMENT)}
     first = 0
     if keep is not None and (keep / STATE_FILE).is_file():
         first, _ = load_checkpoint(keep, facts, student, optimiser)
@@ -212,7 +212,10 @@ def distillation_loss(logits: Tensor, target: Tensor, classes: int) -> Tensor:
 
 def make_student(ensemble: Ensemble, settings: Student, start: UNet | None) -> UNet:
     """A seeded UNet with the disagreement's head where there is more than one level, or a copy of `start` with one added."""
-    own = ensemble.architecture
+    own, size = ensemble.architecture, ensemble.spec.size
+    if settings.encoder != "unet" and size % 32:
+        raise ConfigError(f"a student on {settings.encoder} wants a size that 32 divides, and the run's is {size}; use "
+                          "encoder unet")
     heads = ensemble.spec.outputs + (len(ensemble.levels) > 1)
     wanted = Architecture(settings.width, settings.norm, ensemble.spec.channels, heads, settings.stride, settings.depth,
                           settings.encoder)

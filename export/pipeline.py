@@ -64,7 +64,7 @@ def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path |
                 an exact export, 200 for a lossy one); without it synthetic images, and the manifest says so
     precision   fp32; int8 (calibrated with training images of `data`); fp16 (for GPUs); bf16: the fp32 graph, proven
                 under OpenVINO in bf16, which is then how `--device openvino` runs it
-    half_weights    of an fp32 or bf16 graph: its file holds them as float16, which the arithmetic does not see
+    half_weights    of an fp32 or bf16 graph: its file holds them as float16; they are rounded, the arithmetic is fp32
     student, unlabelled, keep   of the strategy `distill`: see `distil`
     pictures    False keeps the images out of the report, for data that may not be passed on
     format      onnx; or tensorrt, which builds a plan of the graph for this machine's GPU beside it: the gate then asks

@@ -39,7 +39,7 @@ def to_int8(model: Path, images: np.ndarray) -> None:
             model, out, _Reader(images), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=["Conv", "LeakyRelu", "Relu", "Clip", "Add", "MaxPool", "Concat"],
-            nodes_to_exclude=_ends(graph.graph),
+            nodes_to_exclude=[*_ends(graph.graph), *_shifts(graph.graph)],
             calibrate_method=quantization.CalibrationMethod.MinMax)
     write_bytes(model, out.read_bytes())
     out.unlink()
@@ -63,8 +63,8 @@ def to_fp16(model: Path) -> None:
 def halve_weights(model: Path) -> None:
     """Store the convolutions' weights in the fp32 file `model` as float16, each behind a cast to float32: half the file.
 
-    Engines cast once, when they load; the arithmetic stays as it was. A tensor with values that float16 cannot hold
-    (above 65504) is left alone.
+    Engines cast once, when they load, and compute in float32 with the rounded weights. A tensor with values that float16
+    cannot hold (above 65504) is left alone.
     """
     whole = onnx.load(model)
     graph = whole.graph
@@ -143,6 +143,12 @@ def _ends(graph: onnx.GraphProto) -> list[str]:
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
     behind, before = _reached(graph.node, forwards=True), _reached(reversed(graph.node), forwards=False)
     return [name for name in convolutions if name not in behind or name not in before]
+
+
+def _shifts(graph: onnx.GraphProto) -> list[str]:
+    """Names of the additions of a constant, as group norm ends in one: only sums of two maps are quantised."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == "Add" and constants.intersection(node.input)]
 
 
 def _reached(nodes: Iterable[onnx.NodeProto], forwards: bool) -> set[str]:

@@ -180,7 +180,7 @@ def test_a_bento_of_the_checkout_serves_what_the_command_predicts(tmp_path: Path
     tag = re.findall(r"__tag__:(\S+)", built.stdout)[0]
     bento = tmp_path / "home" / "bentos" / Path(*tag.split(":"))
     sources = {path.relative_to(bento / "src").parts[0] for path in (bento / "src").rglob("*")}
-    assert sources == {"bentofile.yaml", "gazeseg_serve", "service", "deploy", "LICENSE"}
+    assert sources == {"bentofile.yaml", "gazeseg_serve", "service", "deploy", "LICENSE", "NOTICE"}
     requirements = (bento / "env" / "python" / "requirements.txt").read_text()
     assert "onnxruntime==" in requirements
     assert re.search(r"^(torch|monai|onnx)==", requirements, re.M) is None

@@ -13,6 +13,7 @@ from tiny import tiny_config
 from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.errors import ConfigError
+from gazeseg_serve.export.distill import Student, make_student
 from gazeseg_serve.export.fuse import FusedEnsemble
 from gazeseg_serve.export.onnx_graph import write_onnx
 from gazeseg_serve.export.parity import Tolerance, eager_ensemble, hold, measure
@@ -62,6 +63,17 @@ def test_what_the_encoder_cannot_be_is_refused(arguments: dict[str, object]) -> 
         Architecture(**known | arguments)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="known: unet, efficientnet-lite0"):
         Architecture(encoder="resnet")
+
+
+def test_what_does_not_fit_the_encoder_is_said_before_any_work() -> None:
+    with pytest.raises(ConfigError, match="set that, or network"):
+        tiny_config(*LITE, "data.normalisation=zscore")
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        tiny_config(*LITE, "data.size=48")
+    teachers = Ensemble(Architecture(4, "batch"), InputSpec(48), (0, 1)).eval()
+    student = Student(width=4, steps=1, batch=1, stride=2, encoder="efficientnet-lite0")
+    with pytest.raises(ConfigError, match="32 divides"):
+        make_student(teachers, student, None)
 
 
 def test_the_fused_graph_holds_the_gate_and_int8_quantises_the_inside(tmp_path: Path) -> None:

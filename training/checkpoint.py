@@ -44,7 +44,7 @@ def load_checkpoint(run: Path, config: dict[str, Any], model: nn.Module, optimis
     if json.loads(json.dumps(config)) != recorded:
         changed = sorted(key for key in config if json.loads(json.dumps(config[key])) != recorded.get(key))
         raise TrainingError(f"{run} was trained with another config ({', '.join(changed)} changed); "
-                            "use the same one, or another --out")
+                            "use the same one, or another folder")
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tensors.items()
                            if name.startswith("model.")})
     state: dict[int, dict[str, torch.Tensor]] = {}

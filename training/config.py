@@ -184,6 +184,9 @@ class TrainConfig:
             if self.levels.shared_start and len(thresholds) > 1:
                 raise ConfigError(f"supervision {self.data.supervision!r} teaches every level the same, so levels that start "
                                   "the same stay the same; set levels.shared_start = false, or name one threshold")
+        if self.network.encoder != "unet" and self.data.normalisation != "imagenet":
+            raise ConfigError(f"encoder {self.network.encoder!r} has weights for data.normalisation = \"imagenet\", not "
+                              f"{self.data.normalisation!r}; set that, or network.encoder = \"unet\"")
         cycles = (0, *self.optimiser.restarts, self.optimiser.steps)
         if any(later <= earlier for earlier, later in itertools.pairwise(cycles)):
             raise ConfigError(f"optimiser.restarts = {list(self.optimiser.restarts)} must rise, between 0 and the steps")

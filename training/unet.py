@@ -53,7 +53,7 @@ class Architecture:
             raise ConfigError(f"unknown encoder {self.encoder!r}; known: {', '.join(ENCODERS)}")
         if self.encoder != "unet" and (self.norm, self.channels, self.stride, self.depth) != ("batch", 3, STRIDE, 5):
             raise ConfigError(f"encoder {self.encoder!r} wants norm \"batch\", 3 channels, stride {STRIDE} and depth 5, not "
-                              f"{self.norm!r}, {self.channels}, {self.stride} and {self.depth}")
+                              f"{self.norm!r}, {self.channels}, {self.stride} and {self.depth}; or use encoder \"unet\"")
 
 
 class UNet(nn.Module):

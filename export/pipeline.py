@@ -79,10 +79,7 @@ def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path |
     gate = gate_images(run, data, split, (200 if lossy else 32) if images is None else images)
     with staged_folder(out, MANIFEST_FILE) as folder:
         built = build_strategy(strategy, run, ensemble, student or Student(), data, unlabelled, keep)
-        parity = write_graph(built, run, folder / MODEL_FILE, gate, tolerance, precision, data)
-        if half_weights:
-            halve_weights(folder / MODEL_FILE)
-            built.facts["weights"] = "float16"
+        parity = write_graph(built, run, folder / MODEL_FILE, gate, tolerance, precision, data, half_weights)
         engine = open_model(folder / MODEL_FILE, precision) if here is None else planned(folder, run.input, precision, here)
         if lossy:
             fidelity = prove(engine, ensemble, gate, limits, strategy, precision)
@@ -98,13 +95,14 @@ def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path |
         bounds = {"max_difference_limit": tolerance.max_difference, "flipped_limit": tolerance.flipped}
         write_json(folder / PARITY_FILE, facts | (bounds | vars(limits) if lossy else bounds))
         write_text(folder / REPORT_FILE, page)
-        _describe(run, run_folder, folder, strategy, precision, built, facts, here).save(folder)
+        made = built.facts | ({"weights": "float16"} if half_weights else {})
+        _describe(run, run_folder, folder, strategy, precision, built.disagreement, made, facts, here).save(folder)
     return Artifact.load(out)
 
 
 def write_graph(built: Built, run: Run, model: Path, gate: GateImages, tolerance: Tolerance, precision: str,
-                data: Path | None) -> Parity:
-    """Write `model`: the fp32 graph, held to equal `built`'s networks, then brought to `precision`."""
+                data: Path | None, half_weights: bool = False) -> Parity:
+    """Write `model`: the fp32 graph, held to equal `built`'s networks, then brought to `precision` or `half_weights`."""
     spec = run.input
     write_onnx(built.module, spec, built.disagreement, model)
     check_declaration(model, spec, built.disagreement)
@@ -116,7 +114,9 @@ def write_graph(built: Built, run: Run, model: Path, gate: GateImages, tolerance
         to_int8(model, learning_images(run, data, count=CALIBRATION_IMAGES))
     if precision == "fp16":
         to_fp16(model)
-    if precision != "fp32":
+    if half_weights:
+        halve_weights(model)
+    if precision != "fp32" or half_weights:
         check_declaration(model, spec, built.disagreement)
     return parity
 
@@ -171,18 +171,19 @@ def _check_wishes(strategy: str, precision: str, data: Path | None, format: str,
         raise ConfigError("int8 is calibrated with images; pass --data DATASET, the one the run was trained on")
 
 
-def _describe(run: Run, run_folder: Path, folder: Path, strategy: str, precision: str, built: Built,
-              facts: dict[str, Any], here: Machine | None) -> Artifact:
+def _describe(run: Run, run_folder: Path, folder: Path, strategy: str, precision: str, disagreement: bool,
+              made: dict[str, Any], facts: dict[str, Any], here: Machine | None) -> Artifact:
+    """made: how the graph was made, as provenance; facts: what the gate measured."""
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     short = {key: value for key, value in facts.items() if key not in _BY_IMAGE and value is not None}
     provenance = {"run": sha256_file(run_folder / RUN_FILE), "levels": [level.sha256 for level in run.levels],
                   "thresholds": [level.threshold for level in run.levels], "architecture": run.architecture,
                   "seed": run.seed, "fingerprints": run.fingerprints, "metrics": run.metrics,
                   "splits": split_fingerprints(run.splits),
-                  "versions": run.versions | {name: version(name) for name in ("onnx", "onnxruntime")}} | built.facts
+                  "versions": run.versions | {name: version(name) for name in ("onnx", "onnxruntime")}} | made
     return Artifact(
         id=files[MODEL_FILE], strategy=strategy, precision=precision, input=run.input, inputs=graph_inputs(run.input),
-        outputs=graph_outputs(run.input, built.disagreement), colours=_colours(run.input), threshold=0.5, files=files,
+        outputs=graph_outputs(run.input, disagreement), colours=_colours(run.input), threshold=0.5, files=files,
         parity=json.loads(json.dumps(short)), provenance=provenance, plan=None if here is None else Plan(PLAN_FILE, here))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 WEIGHTS = Path(__file__).with_name("efficientnet_lite0.safetensors")  # made by benchmarks/encoder_weights.py
 STRIDE = 2  # of the features
+MULTIPLE = 32  # what H and W must be of
 # EfficientNet-B0 without squeeze and excitation. Repeats, kernel, stride, expansion, channels in and out.
 _BLOCKS = ["r1_k3_s11_e1_i32_o16", "r2_k3_s22_e6_i16_o24", "r2_k5_s22_e6_i24_o40", "r3_k3_s22_e6_i40_o80",
            "r3_k5_s11_e6_i80_o112", "r4_k5_s22_e6_i112_o192", "r1_k3_s11_e6_i192_o320"]
@@ -21,7 +22,7 @@ _CHANNELS = (16, 24, 40, 112, 320)
 class EfficientNetLite0(nn.Module):
     """Normalised float `(B, 3, H, W)` -> five maps of 16, 24, 40, 112 and 320 channels at H/2 to H/32.
 
-    H and W must be multiples of 32. Source: Tan and Le, ICML 2019, in the Lite form (ReLU6, nothing squeezed), which
+    H and W must be multiples of MULTIPLE. Source: Tan and Le, ICML 2019, in the Lite form (ReLU6, nothing squeezed), which
     quantises well.
     """
 

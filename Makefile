@@ -43,6 +43,7 @@ soak: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # Type checkers do not follow the folder map of an editable install, so an installed copy is checked.
 types: $(READY)

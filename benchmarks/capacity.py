@@ -51,15 +51,22 @@ def measure(artifact: Path, seconds: float, scratch: Path) -> dict[str, Any]:
         port = int(service.url.rpartition(":")[2])
         asyncio.run(load.closed_loop(port, requests, 4, 2))
         parts |= http_cost(port, service.worker(), files, 3)
-        alone, limit = (asyncio.run(load.closed_loop(port, requests, clients, seconds / 2, right)).summary()
-                        for clients in (1, CLIENTS))
+        alone, limit = (
+            asyncio.run(load.closed_loop(port, requests, clients, seconds / 2, right)).summary() for clients in (1, CLIENTS)
+        )
         offered = []
         for turn, share in enumerate(SHARES):
             row = {"share": share, "rate": share * limit["images_per_second"], "seconds": seconds, "seed": turn}
             found = asyncio.run(load.open_loop(port, requests, arrivals(row["rate"], seconds, turn).tolist(), right))
             offered.append(row | {"measured": found.summary()})
-    return {"artifact": Artifact.load(artifact).id, "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
-            "parts": parts, "alone": {"measured": alone}, "limit": {"measured": limit}, "offered": offered}
+    return {
+        "artifact": Artifact.load(artifact).id,
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
+        "parts": parts,
+        "alone": {"measured": alone},
+        "limit": {"measured": limit},
+        "offered": offered,
+    }
 
 
 def check(report: dict[str, Any]) -> None:
@@ -81,12 +88,21 @@ def check(report: dict[str, Any]) -> None:
 
 def _compare(row: dict[str, Any], predicted: dict[str, float]) -> None:
     row["predicted"] = predicted
-    row["error_percent"] = {name: round(100 * (predicted[name] / row["measured"][name] - 1), 1)
-                            for name in ("images_per_second", "p50_ms", "p99_ms")}
+    row["error_percent"] = {
+        name: round(100 * (predicted[name] / row["measured"][name] - 1), 1)
+        for name in ("images_per_second", "p50_ms", "p99_ms")
+    }
 
 
-def plan(parts: dict[str, Any], contention: float, rates: list[float], p99_ms: list[float], headroom: float,
-         price: float | None, requests: int = 20000) -> list[dict[str, float]]:
+def plan(
+    parts: dict[str, Any],
+    contention: float,
+    rates: list[float],
+    p99_ms: list[float],
+    headroom: float,
+    price: float | None,
+    requests: int = 20000,
+) -> list[dict[str, float]]:
     """Services of the measured size for each rate and p99, at `headroom` of the highest rate that the model allows them."""
     service = Service(**{**parts, "generator": 0.0, "contention": contention})
     rows = []
@@ -95,9 +111,15 @@ def plan(parts: dict[str, Any], contention: float, rates: list[float], p99_ms: l
         for rate in rates if highest else []:
             number = math.ceil(rate / (headroom * highest))
             hours = number * service.cores * HOURS_A_DAY
-            row = {"p99_ms": target, "highest_rate": round(highest, 1), "rate": rate, "services": number,
-                   "cores": number * service.cores, "core_hours_a_day": hours,
-                   "core_hours_a_million_images": round(hours / (rate * 3600 * HOURS_A_DAY) * 1e6, 1)}
+            row = {
+                "p99_ms": target,
+                "highest_rate": round(highest, 1),
+                "rate": rate,
+                "services": number,
+                "cores": number * service.cores,
+                "core_hours_a_day": hours,
+                "core_hours_a_million_images": round(hours / (rate * 3600 * HOURS_A_DAY) * 1e6, 1),
+            }
             rows.append(row if price is None else row | {"cost_a_day": round(hours * price, 2)})
     return rows
 
@@ -107,17 +129,28 @@ def lines(report: dict[str, Any]) -> list[str]:
     parts = report["parts"]
     batches = ", ".join(f"{1000 * seconds:.1f}" for seconds in parts["batch_seconds"])
     told = ", ".join(f"{name} {1000 * parts[name]:.2f}" for name in ("http", "decode", "encode", "generator"))
-    found = [f"{parts['cores']} cores; ms a batch of 1, 2, ...: {batches}; CPU ms a request: {told}; "
-             f"contention {report['contention']} (the limit without it: {report['limit_without_contention']})", "",
-             "| load | images/s | p50 ms | p99 ms | error of images/s, p50, p99 |", "|---|---|---|---|---|"]
+    found = [
+        f"{parts['cores']} cores; ms a batch of 1, 2, ...: {batches}; CPU ms a request: {told}; "
+        f"contention {report['contention']} (the limit without it: {report['limit_without_contention']})",
+        "",
+        "| load | images/s | p50 ms | p99 ms | error of images/s, p50, p99 |",
+        "|---|---|---|---|---|",
+    ]
     loads = [("1 client", report["alone"]), (f"{CLIENTS} clients", report["limit"])]
     loads += [(f"{100 * row['share']:.0f} % of it, by chance", row) for row in report["offered"]]
     for name, row in loads:
         pairs = [f"{row['measured'][key]} / {row['predicted'][key]}" for key in ("images_per_second", "p50_ms", "p99_ms")]
         found.append(f"| {name} | {' | '.join(pairs)} | {', '.join(f'{e:+.1f} %' for e in row['error_percent'].values())} |")
-    names = {"p99_ms": "p99 ms", "highest_rate": "highest rate of one", "rate": "requests/s", "services": "services",
-             "cores": "cores", "core_hours_a_day": "core-hours a day",
-             "core_hours_a_million_images": "core-hours a million images", "cost_a_day": "cost a day"}
+    names = {
+        "p99_ms": "p99 ms",
+        "highest_rate": "highest rate of one",
+        "rate": "requests/s",
+        "services": "services",
+        "cores": "cores",
+        "core_hours_a_day": "core-hours a day",
+        "core_hours_a_million_images": "core-hours a million images",
+        "cost_a_day": "cost a day",
+    }
     rows = report["plan"]
     if rows:
         found += ["", f"| {' | '.join(names[key] for key in rows[0])} |", "|---" * len(rows[0]) + "|"]
@@ -143,8 +176,9 @@ def main() -> None:
             report = measure(options.artifact or default_artifact(), options.seconds, Path(scratch))
     if options.step != "measure":
         check(report)
-        report["plan"] = plan(report["parts"], report["contention"], options.rates, options.p99_ms, options.headroom,
-                              options.price)
+        report["plan"] = plan(
+            report["parts"], report["contention"], options.rates, options.p99_ms, options.headroom, options.price
+        )
         print("\n".join(lines(report)))
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")

@@ -69,9 +69,13 @@ class Outcome:
         """Percentiles in milliseconds, without the first `skip` of the requests."""
         kept = [seconds for number, seconds in self.latencies.items() if number >= skip * self.arrived]
         p50, p99 = np.percentile(np.array(kept or [np.nan]) * 1000, [50, 99])
-        return {"images_per_second": round(len(self.latencies) / self.end, 1), "p50_ms": round(float(p50), 2),
-                "p99_ms": round(float(p99), 2), "refused": len(self.refused),
-                "images_a_batch": round(float(np.mean(self.batches)), 2)}
+        return {
+            "images_per_second": round(len(self.latencies) / self.end, 1),
+            "p50_ms": round(float(p50), 2),
+            "p99_ms": round(float(p99), 2),
+            "refused": len(self.refused),
+            "images_a_batch": round(float(np.mean(self.batches)), 2),
+        }
 
 
 class _House:

@@ -38,8 +38,9 @@ def engine_times(predictor: Predictor, largest: int, seconds: float) -> dict[str
     `jitter`: a hundred quantiles of a call's time over the median of its size, of all sizes together.
     """
     spec, rng = predictor.spec, np.random.default_rng(0)
-    batches = [list(rng.integers(0, 256, (size, spec.size, spec.size, spec.channels), np.uint8))
-               for size in range(1, largest + 1)]
+    batches = [
+        list(rng.integers(0, 256, (size, spec.size, spec.size, spec.channels), np.uint8)) for size in range(1, largest + 1)
+    ]
     for batch in batches * 3:
         predictor.run(batch)
     wall: list[list[float]] = [[] for _ in batches]
@@ -53,9 +54,11 @@ def engine_times(predictor: Predictor, largest: int, seconds: float) -> dict[str
             cpu[index] += time.process_time() - used
     cores = os.cpu_count() or 1
     over = np.concatenate([np.array(times) / statistics.median(times) for times in wall])
-    return {"jitter": np.quantile(over, (np.arange(100) + 0.5) / 100).round(4).tolist(),
-            "batch_seconds": [statistics.median(times) for times in wall],
-            "busy": [min(1.0, used / sum(times) / cores) for used, times in zip(cpu, wall, strict=True)]}
+    return {
+        "jitter": np.quantile(over, (np.arange(100) + 0.5) / 100).round(4).tolist(),
+        "batch_seconds": [statistics.median(times) for times in wall],
+        "busy": [min(1.0, used / sum(times) / cores) for used, times in zip(cpu, wall, strict=True)],
+    }
 
 
 def codec_times(predictor: Predictor, files: Sequence[bytes], seconds: float) -> dict[str, float]:
@@ -78,9 +81,12 @@ def codec_times(predictor: Predictor, files: Sequence[bytes], seconds: float) ->
         with ThreadPoolExecutor(cores) as pool:
             return statistics.mean(pool.map(repeat, range(cores)))
 
-    return {"decode": mean(lambda i: predictor.prepare(decode_image(files[i]))),
-            "encode": mean(lambda i: render(predictor.finish(outputs[i], 0, images[i].shape[:2]), artifact, "png",
-                                            artifact.threshold))}
+    return {
+        "decode": mean(lambda i: predictor.prepare(decode_image(files[i]))),
+        "encode": mean(
+            lambda i: render(predictor.finish(outputs[i], 0, images[i].shape[:2]), artifact, "png", artifact.threshold)
+        ),
+    }
 
 
 def http_cost(port: int, worker: psutil.Process, files: Sequence[bytes], seconds: float) -> dict[str, float]:

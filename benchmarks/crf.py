@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.training.pseudo_masks import make_masks
-from gazeseg_serve.training.simulate import write_phantoms
+from gazeseg_serve.training.gaze.simulate import write_phantoms
+from gazeseg_serve.training.masks.make import make_masks
 
 
 def subset(source: Path, target: Path, count: int) -> Path:

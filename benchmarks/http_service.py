@@ -84,8 +84,16 @@ def started(name: str, artifact: Path, log: Path, **settings: str) -> Iterator[N
     """One of the servers on PORT, ready."""
     commands = {
         "service": [sys.executable, "-m", "gazeseg_serve", "serve", str(artifact), "--port", str(PORT)],
-        "onnxruntime": [sys.executable, "-m", "uvicorn", "peers.onnxruntime_server:app", "--port", str(PORT),
-                        "--log-level", "warning"],
+        "onnxruntime": [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "peers.onnxruntime_server:app",
+            "--port",
+            str(PORT),
+            "--log-level",
+            "warning",
+        ],
         "torch": [sys.executable, "-m", "uvicorn", "peers.torch_server:app", "--port", str(PORT), "--log-level", "warning"],
     }
     environment = {**os.environ, "ARTIFACT": str(artifact), **settings}
@@ -121,8 +129,10 @@ async def timings(requests: list[bytes], number: int) -> dict[str, float]:
 def masks(artifact: Path, files: list[bytes]) -> list[bytes]:
     predictor = Predictor.open(artifact, "cpu")
     assert predictor.artifact is not None
-    return [render(predictor.predict(decode_image(file)), predictor.artifact, "png", predictor.artifact.threshold).content
-            for file in files]
+    return [
+        render(predictor.predict(decode_image(file)), predictor.artifact, "png", predictor.artifact.threshold).content
+        for file in files
+    ]
 
 
 def student(width: int, folder: Path) -> Path:
@@ -131,17 +141,27 @@ def student(width: int, folder: Path) -> Path:
     from gazeseg_serve.export.fuse import FusedEnsemble
     from gazeseg_serve.export.onnx_graph import write_onnx
     from gazeseg_serve.files import sha256_file
-    from gazeseg_serve.training.ensemble import Ensemble
-    from gazeseg_serve.training.unet import Architecture
+    from gazeseg_serve.training.networks.architecture import Architecture
+    from gazeseg_serve.training.networks.ensemble import Ensemble
 
     folder.mkdir()
     spec = InputSpec(size=160, classes=("polyp",))
     network = Ensemble(Architecture(width, "batch", stride=2), spec, seeds=(0,)).eval()
     write_onnx(FusedEnsemble(network), spec, False, folder / MODEL_FILE)
     digest = sha256_file(folder / MODEL_FILE)
-    Artifact(id=digest, strategy="fuse", precision="fp32", input=spec, inputs=graph_inputs(spec),
-             outputs=graph_outputs(spec, False), colours=COLOURS[:1], threshold=0.5, files={MODEL_FILE: digest}, parity={},
-             provenance={"made by": "benchmarks/http_service.py"}).save(folder)
+    Artifact(
+        id=digest,
+        strategy="fuse",
+        precision="fp32",
+        input=spec,
+        inputs=graph_inputs(spec),
+        outputs=graph_outputs(spec, False),
+        colours=COLOURS[:1],
+        threshold=0.5,
+        files={MODEL_FILE: digest},
+        parity={},
+        provenance={"made by": "benchmarks/http_service.py"},
+    ).save(folder)
     return folder
 
 
@@ -181,8 +201,10 @@ def measure(artifact: Path, servers: list[str], rounds: int, seconds: float, scr
             right = None if name == "torch" else lambda number, body: body == expected[number]
             with started(name, artifact, scratch / f"{name}.log"):
                 asyncio.run(closed_loop(PORT, requests, 4, min(2.0, seconds)))
-                row = {f"at_{clients}": asyncio.run(closed_loop(PORT, requests, clients, seconds, right)).summary()
-                       for clients in (1, 16)}
+                row = {
+                    f"at_{clients}": asyncio.run(closed_loop(PORT, requests, clients, seconds, right)).summary()
+                    for clients in (1, 16)
+                }
                 if name == "service":
                     row["steps_ms"] = asyncio.run(timings(requests, 200))
                 rows[name].append(row)
@@ -190,9 +212,15 @@ def measure(artifact: Path, servers: list[str], rounds: int, seconds: float, scr
             with started("service", artifact, scratch / "service.log", GAZESEG_MAX_QUEUE="2"):
                 rows["service"][-1]["overload"] = overload(requests, seconds, lambda number, body: body == expected[number])
     medians = {name: _median(found) for name, found in rows.items()}
-    return {"artifact": Artifact.load(artifact).id, "ratios": ratios(medians),
-            "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version()},
-            "rounds": rounds, "seconds": seconds, "medians": medians, "all": rows}
+    return {
+        "artifact": Artifact.load(artifact).id,
+        "ratios": ratios(medians),
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "rounds": rounds,
+        "seconds": seconds,
+        "medians": medians,
+        "all": rows,
+    }
 
 
 def ratios(medians: dict[str, Any]) -> dict[str, float]:
@@ -201,9 +229,11 @@ def ratios(medians: dict[str, Any]) -> dict[str, float]:
     if service is None:
         return {}
     speed, lone = service["at_16"]["images_per_second"], service["at_1"]
-    found = {"share_of_the_engine": speed / engine["images_per_second"],
-             "p50_over_the_engine_ms": lone["p50_ms"] - engine["p50_ms"],
-             "p99_under_overload_to_unloaded": service["overload"]["p99_ms"] / lone["p99_ms"]}
+    found = {
+        "share_of_the_engine": speed / engine["images_per_second"],
+        "p50_over_the_engine_ms": lone["p50_ms"] - engine["p50_ms"],
+        "p99_under_overload_to_unloaded": service["overload"]["p99_ms"] / lone["p99_ms"],
+    }
     for name in set(medians) - {"engine", "service"}:
         peer = medians[name]["at_16"]
         found[f"times_{name}"] = speed / peer["images_per_second"]

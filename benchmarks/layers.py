@@ -92,16 +92,20 @@ async def measure(process: psutil.Process, path: str, seconds: float = 5) -> dic
     before = cpu_seconds(process)
     load = await closed_loop(PORT, request, 16, seconds)
     used = cpu_seconds(process) - before
-    return {"p50_ms_at_1": alone["p50_ms"], "requests_per_second_at_16": load.summary()["images_per_second"],
-            "cpu_ms_a_request": round(1000 * used / len(load.latencies), 2)}
+    return {
+        "p50_ms_at_1": alone["p50_ms"],
+        "requests_per_second_at_16": load.summary()["images_per_second"],
+        "cpu_ms_a_request": round(1000 * used / len(load.latencies), 2),
+    }
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": home}
         command = [sys.executable, "-m", "bentoml", "serve", "layers:Front", "--host", "127.0.0.1", "--port", str(PORT)]
-        server = subprocess.Popen(command, cwd=Path(__file__).parent, env=environment, stdout=subprocess.DEVNULL,
-                                  stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            command, cwd=Path(__file__).parent, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             asyncio.run(ready())
             for path in ("/empty", "/one-process", "/two-services"):

@@ -28,11 +28,17 @@ class Load:
     def summary(self) -> dict[str, Any]:
         ms = np.array(self.latencies or [np.nan]) * 1000
         p50, p95, p99 = np.percentile(ms, [50, 95, 99])
-        return {"clients": self.clients, "images_per_second": round(len(self.latencies) / self.seconds, 1),
-                "p50_ms": round(float(p50), 2), "p95_ms": round(float(p95), 2), "p99_ms": round(float(p99), 2),
-                "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
-                "wrong_answers": self.wrong, "broken_connections": self.broken,
-                "refusals_without_retry_after": self.without_retry_after}
+        return {
+            "clients": self.clients,
+            "images_per_second": round(len(self.latencies) / self.seconds, 1),
+            "p50_ms": round(float(p50), 2),
+            "p95_ms": round(float(p95), 2),
+            "p99_ms": round(float(p99), 2),
+            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+            "wrong_answers": self.wrong,
+            "broken_connections": self.broken,
+            "refusals_without_retry_after": self.without_retry_after,
+        }
 
 
 def request_of(body: bytes, path: str = "/v1/segment", kind: str = "image/jpeg") -> bytes:
@@ -40,8 +46,9 @@ def request_of(body: bytes, path: str = "/v1/segment", kind: str = "image/jpeg")
     return head.encode() + body
 
 
-async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
-                   request: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> tuple[int, dict[bytes, bytes], bytes]:
     """Send one request and read its answer, which must have a Content-Length."""
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
@@ -51,8 +58,14 @@ async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
     return int(first.split()[1]), headers, body
 
 
-async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float,
-                      right: Callable[[int, bytes], bool] | None = None, pause_on_refusal: float = 0.0) -> Load:
+async def closed_loop(
+    port: int,
+    requests: Sequence[bytes],
+    clients: int,
+    seconds: float,
+    right: Callable[[int, bytes], bool] | None = None,
+    pause_on_refusal: float = 0.0,
+) -> Load:
     """`clients` connections send the requests in turn until `seconds` are over; each answer goes through `right`."""
     load = Load(clients, seconds)
     turn = itertools.count()
@@ -85,8 +98,9 @@ async def closed_loop(port: int, requests: Sequence[bytes], clients: int, second
     return load
 
 
-async def open_loop(port: int, requests: Sequence[bytes], moments: Sequence[float],
-                    right: Callable[[int, bytes], bool] | None = None) -> Load:
+async def open_loop(
+    port: int, requests: Sequence[bytes], moments: Sequence[float], right: Callable[[int, bytes], bool] | None = None
+) -> Load:
     """Send a request at each of these moments (seconds from the start), whether or not those before are answered.
 
     A latency counts from the moment the request was due, so a server that holds up the generator does not look fast.

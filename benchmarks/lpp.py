@@ -25,18 +25,19 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gazeseg_serve.training import loop
-from gazeseg_serve.training.config import load_config
-from gazeseg_serve.training.ensemble import Ensemble
-from gazeseg_serve.training.lpp import propagated_logits
+from gazeseg_serve.training.learning import loop
+from gazeseg_serve.training.learning.config import load_config
+from gazeseg_serve.training.networks.ensemble import Ensemble
+from gazeseg_serve.training.networks.lpp import propagated_logits
 
 SIZES = {"paper": (1, 128, 224), "small": (8, 32, 128)}  # batch, channels, side
 VERSIONS = ("without", "unfold", "shifts")
 SMALL = Path(__file__).parents[1] / "configs" / "first_prop.toml"
 
 
-def unfold_logits(features: Tensor, logits: Tensor, classifier: nn.Conv2d, similarity: str, window: int, dilation: int
-                  ) -> Tensor:
+def unfold_logits(
+    features: Tensor, logits: Tensor, classifier: nn.Conv2d, similarity: str, window: int, dilation: int
+) -> Tensor:
     """classifier(LPP(features)) as the equation says it, all 25 neighbours' features side by side."""
     features = features.contiguous()  # channels-last is slower for it
     B, C, H, W = features.shape
@@ -49,8 +50,9 @@ def unfold_logits(features: Tensor, logits: Tensor, classifier: nn.Conv2d, simil
     return classifier((near * weights.unsqueeze(1)).sum(2))
 
 
-def shift_logits(features: Tensor, logits: Tensor, classifier: nn.Conv2d, similarity: str, window: int, dilation: int
-                 ) -> Tensor:
+def shift_logits(
+    features: Tensor, logits: Tensor, classifier: nn.Conv2d, similarity: str, window: int, dilation: int
+) -> Tensor:
     assert classifier.bias is not None
     return propagated_logits(features, logits, classifier.bias, similarity, window, dilation)
 
@@ -105,8 +107,18 @@ def peak() -> float:
 
 
 def in_own_process(case: str, version: str, rounds: int, similarity: str, numbers: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--rounds", str(rounds), "--similarity", similarity,
-               "--one", case, version, str(numbers)]
+    command = [
+        sys.executable,
+        __file__,
+        "--rounds",
+        str(rounds),
+        "--similarity",
+        similarity,
+        "--one",
+        case,
+        version,
+        str(numbers),
+    ]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
@@ -118,12 +130,21 @@ def compare(case: str, rounds: int, similarity: str) -> dict[str, object]:
     base = found["without"]
     extra = {version: found[version]["peak"] - base["peak"] for version in VERSIONS[1:]}
     seconds = {version: found[version]["seconds"] for version in VERSIONS}
-    row: dict[str, object] = {"case": case, "seconds": seconds, "extra_peak_mb": extra, "peak_mb_without": base["peak"],
-                              "memory_ratio": extra["shifts"] / extra["unfold"],
-                              "time_ratio": seconds["shifts"] / seconds["unfold"], "largest_difference": difference}
-    print(f"{case}: unfold {1e3 * seconds['unfold']:.0f} ms, {extra['unfold']:.0f} MB; shifts "
-          f"{1e3 * seconds['shifts']:.0f} ms, {extra['shifts']:.0f} MB; without {1e3 * seconds['without']:.0f} ms; time "
-          f"{row['time_ratio']:.2f}, memory {row['memory_ratio']:.3f}, largest difference {difference}", flush=True)
+    row: dict[str, object] = {
+        "case": case,
+        "seconds": seconds,
+        "extra_peak_mb": extra,
+        "peak_mb_without": base["peak"],
+        "memory_ratio": extra["shifts"] / extra["unfold"],
+        "time_ratio": seconds["shifts"] / seconds["unfold"],
+        "largest_difference": difference,
+    }
+    print(
+        f"{case}: unfold {1e3 * seconds['unfold']:.0f} ms, {extra['unfold']:.0f} MB; shifts "
+        f"{1e3 * seconds['shifts']:.0f} ms, {extra['shifts']:.0f} MB; without {1e3 * seconds['without']:.0f} ms; time "
+        f"{row['time_ratio']:.2f}, memory {row['memory_ratio']:.3f}, largest difference {difference}",
+        flush=True,
+    )
     return row
 
 
@@ -143,14 +164,22 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         case, version, numbers = options.one
-        result = (propagation(version, *SIZES[case], options.rounds, options.similarity) if case in SIZES
-                  else step(version, options.rounds))
+        result = (
+            propagation(version, *SIZES[case], options.rounds, options.similarity)
+            if case in SIZES
+            else step(version, options.rounds)
+        )
         save_file({k: v.contiguous() for k, v in result.pop("numbers").items()}, numbers)
         print(json.dumps(result))
         return
     rows = [compare(case, options.rounds, options.similarity) for case in options.cases.split(",")]
-    record = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rounds": options.rounds,
-              "similarity": options.similarity, "cases": rows}
+    record = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+        "similarity": options.similarity,
+        "cases": rows,
+    }
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(record, indent=2) + "\n")

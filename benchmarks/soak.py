@@ -36,8 +36,10 @@ def mixture() -> list[bytes]:
     """Photographs and small files of every format, each with every output."""
     files = photographs(3) + list(seed_corpus().values())
     outputs = ("png", "json", "probability", "overlay", "npz", "dicom-seg")
-    return [request_of(file, f"/v1/segment?output={output}", "application/octet-stream")
-            for file, output in itertools.product(files, outputs)]
+    return [
+        request_of(file, f"/v1/segment?output={output}", "application/octet-stream")
+        for file, output in itertools.product(files, outputs)
+    ]
 
 
 async def soak(port: int, pid: int, requests: int, clients: int) -> tuple[list[tuple[int, float]], dict[str, int]]:
@@ -75,10 +77,15 @@ def main() -> int:
             same = service.worker().pid == pid
     settled = [mib for number, mib in samples if number >= options.requests / 5]
     report: dict[str, Any] = {
-        "requests": options.requests, "statuses": dict(sorted(statuses.items())), "same_worker": same,
-        "slope_mib_per_1000_requests": growth(samples), "first_mib": round(samples[0][1], 1),
-        "settled_mib": round(settled[0], 1), "last_mib": round(settled[-1], 1),
-        "samples": [[number, round(mib, 1)] for number, mib in samples]}
+        "requests": options.requests,
+        "statuses": dict(sorted(statuses.items())),
+        "same_worker": same,
+        "slope_mib_per_1000_requests": growth(samples),
+        "first_mib": round(samples[0][1], 1),
+        "settled_mib": round(settled[0], 1),
+        "last_mib": round(settled[-1], 1),
+        "samples": [[number, round(mib, 1)] for number, mib in samples],
+    }
     print(json.dumps(report))
     if options.out:
         options.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -61,8 +61,9 @@ def make_base(store: Store, name: str, suite: str, mirror: str) -> None:
     """Debian's smallest system with Python, imported as image `name`."""
     with tempfile.TemporaryDirectory(prefix="gazeseg-base-") as scratch:
         system, archive = Path(scratch, "system"), Path(scratch, "base.tar")
-        subprocess.run(["debootstrap", "--variant=minbase", "--include=python3,python3-venv", suite, str(system), mirror],
-                       check=True)
+        subprocess.run(
+            ["debootstrap", "--variant=minbase", "--include=python3,python3-venv", suite, str(system), mirror], check=True
+        )
         for cache in ("var/cache/apt", "var/lib/apt/lists"):
             shutil.rmtree(system / cache)
             (system / cache).mkdir()
@@ -75,9 +76,29 @@ def build(store: Store, base: str, tag: str, mounts: Sequence[str]) -> None:
     pairs = [mount if ":" in mount else f"{mount}:{mount}" for mount in mounts]
     volumes = [part for pair in pairs for part in ("--volume", f"{pair}:ro")]
     # In Docker's own format: the other one has no place for a health check.
-    subprocess.run([*store.command("buildah"), "build", "--isolation", "chroot", "--network", "host", "--format", "docker",
-                    "--layers=false", "--pull-never", "--target", "cpu", "--build-arg", f"CPU_BASE={base}", *volumes,
-                    "--tag", tag, str(ROOT)], check=True)
+    subprocess.run(
+        [
+            *store.command("buildah"),
+            "build",
+            "--isolation",
+            "chroot",
+            "--network",
+            "host",
+            "--format",
+            "docker",
+            "--layers=false",
+            "--pull-never",
+            "--target",
+            "cpu",
+            "--build-arg",
+            f"CPU_BASE={base}",
+            *volumes,
+            "--tag",
+            tag,
+            str(ROOT),
+        ],
+        check=True,
+    )
 
 
 @contextmanager
@@ -88,10 +109,34 @@ def running(store: Store, tag: str, port: int, models: Path | None = None) -> It
     """
     name = f"gazeseg-{port}"
     volumes = ["--volume", f"{models}:/models:ro"] if models else []
-    store.podman("run", "--detach", "--replace", "--name", name, "--network", "host", "--read-only", "--tmpfs", "/tmp",
-                 "--cap-drop", "all", "--security-opt", "no-new-privileges", "--ulimit", f"nofile={_FILES}:{_FILES}",
-                 "--ulimit", f"nproc={_FILES}:{_FILES}", "--no-healthcheck", *volumes, tag, "serve", "--host", "127.0.0.1",
-                 "--port", str(port))
+    store.podman(
+        "run",
+        "--detach",
+        "--replace",
+        "--name",
+        name,
+        "--network",
+        "host",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--cap-drop",
+        "all",
+        "--security-opt",
+        "no-new-privileges",
+        "--ulimit",
+        f"nofile={_FILES}:{_FILES}",
+        "--ulimit",
+        f"nproc={_FILES}:{_FILES}",
+        "--no-healthcheck",
+        *volumes,
+        tag,
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    )
     try:
         yield name
     finally:
@@ -121,9 +166,14 @@ def measure(store: Store, base: str, tag: str, port: int, runs: int) -> dict[str
             end = time.monotonic()
         ready.append({"podman_s": round(started - start, 2), "service_s": round(end - started, 2)})
     image, below = store.size(tag) / 1e6, store.size(base) / 1e6
-    return {"image_mb": round(image), "base_mb": round(below), "over_base_mb": round(image - below), "runs": ready,
-            "median_s_to_ready": round(statistics.median(run["podman_s"] + run["service_s"] for run in ready), 2),
-            "median_s_of_the_service": round(statistics.median(run["service_s"] for run in ready), 2)}
+    return {
+        "image_mb": round(image),
+        "base_mb": round(below),
+        "over_base_mb": round(image - below),
+        "runs": ready,
+        "median_s_to_ready": round(statistics.median(run["podman_s"] + run["service_s"] for run in ready), 2),
+        "median_s_of_the_service": round(statistics.median(run["service_s"] for run in ready), 2),
+    }
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ site=$(echo "$venv"/lib/python3.*/site-packages)
 # The packages' own tests, the sources of compiled modules, and the weights that only a training begins with.
 find "$site" -type d \( -name tests -o -name test \) -prune -exec rm -rf {} +
 find "$site" -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' \) -delete
-rm "$site"/gazeseg_serve/training/*.safetensors
+rm "$site"/gazeseg_serve/training/networks/*.safetensors
 # The tools that rewrite transformers; and the engine as a library for C programs, where Python's module holds its own.
 rm -rf "$site"/onnxruntime/transformers
 if [ "$engine" = cpu ]; then rm -f "$site"/onnxruntime/capi/libonnxruntime.so.*; fi

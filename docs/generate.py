@@ -1,6 +1,6 @@
 """Write the reference pages, docs/cli.md and docs/http-routes.md, from the program itself.
 
-    python docs/generate.py            write them; a test fails where they are stale
+python docs/generate.py            write them; a test fails where they are stale
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import typer.main
 
-from gazeseg_serve.cli import app
+from gazeseg_serve.cli.main import app
 
 DOCS = Path(__file__).parent
 
@@ -18,8 +18,13 @@ DOCS = Path(__file__).parent
 def cli_page() -> str:
     """Every command with its arguments, options and defaults, as its `--help` has them."""
     group: Any = typer.main.get_command(app)
-    parts = ["# Commands", "", "Generated from the program by `python docs/generate.py`. Exit status: 0 done; 1 the user's "
-             "problem or a gate that did not hold, in one line on stderr; 2 usage.", ""]
+    parts = [
+        "# Commands",
+        "",
+        "Generated from the program by `python docs/generate.py`. Exit status: 0 done; 1 the user's "
+        "problem or a gate that did not hold, in one line on stderr; 2 usage.",
+        "",
+    ]
     for name, command in sorted(group.commands.items()):
         text, _, example = command.help.partition("Example:")
         parts += [f"## {name}", "", " ".join(text.split()), ""]
@@ -48,13 +53,18 @@ def _default(value: object) -> str:
 def http_page() -> str:
     """Every route with its parameters and answers, as the service's own OpenAPI document has them."""
     from gazeseg_serve.service.app import SWAGGER_UI, AdaptiveBatching
-    from gazeseg_serve.service.http import create_api
+    from gazeseg_serve.service.routes import create_api
     from gazeseg_serve.service.runtime import Runtime
     from gazeseg_serve.service.settings import Settings
 
     document = create_api(Runtime(Settings(_env_file=None), AdaptiveBatching), SWAGGER_UI).openapi()  # type: ignore[call-arg]
-    parts = ["# Routes", "", "Generated from the service's OpenAPI document by `python docs/generate.py`; how to use "
-             "them is told in [the HTTP interface](http-api.md).", ""]
+    parts = [
+        "# Routes",
+        "",
+        "Generated from the service's OpenAPI document by `python docs/generate.py`; how to use "
+        "them is told in [the HTTP interface](http-api.md).",
+        "",
+    ]
     for path, methods in sorted(document["paths"].items()):
         for method, route in sorted(methods.items()):
             text = route.get("description") or route.get("summary") or ""
@@ -63,8 +73,10 @@ def http_page() -> str:
                 parts += ["| parameter | in | |", "|---|---|---|"]
                 parts += [f"| `{p['name']}` | {p['in']} | {' '.join(p.get('description', '').split())} |" for p in parameters]
                 parts += [""]
-            answers = [f"{status}: {' '.join(answer.get('description', '').split())}"
-                       for status, answer in sorted(route.get("responses", {}).items())]
+            answers = [
+                f"{status}: {' '.join(answer.get('description', '').split())}"
+                for status, answer in sorted(route.get("responses", {}).items())
+            ]
             parts += ["Answers: " + "; ".join(answers) + ".", ""]
     return "\n".join(parts)
 

@@ -18,7 +18,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from gazeseg_serve.contract import Artifact
-from gazeseg_serve.engine import open_engine
+from gazeseg_serve.engines.open import open_engine
 from gazeseg_serve.errors import ConfigError, EngineError, require
 from gazeseg_serve.progress import log
 
@@ -68,24 +68,31 @@ class Bench:
 
     def as_dict(self) -> dict[str, object]:
         facts = dataclasses.asdict(self)
-        facts["timings"] = [dataclasses.asdict(t) | {"images_per_second": t.images_per_second, "share": self.share(t)}
-                            for t in self.timings]
+        facts["timings"] = [
+            dataclasses.asdict(t) | {"images_per_second": t.images_per_second, "share": self.share(t)} for t in self.timings
+        ]
         return facts
 
     def lines(self) -> list[str]:
         memory = "not told" if self.peak_memory is None else f"{self.peak_memory / 2**20:.0f} MiB"
-        lines = [f"{self.engine}, {self.precision}, {self.size} x {self.size}: {self.file_bytes / 1e6:.2f} MB, "
-                 f"{self.flops / 1e9:.2f} GFLOP an image, peak memory of predicting {memory}",
-                 "ceiling: " + ", ".join(f"{value / 1e9:.0f} GFLOP/s with {threads} thread(s)"
-                                         for threads, value in self.ceiling.items())
-                 + f", copy {self.copy_bandwidth / 1e9:.1f} GB/s",
-                 f"{'batch':>5} {'threads':>7} {'median ms':>10} {'p95 ms':>8} {'images/s':>9} {'of ceiling':>10}"]
-        return lines + [f"{t.batch:>5} {t.threads:>7} {1000 * t.median:>10.2f} {1000 * t.p95:>8.2f} "
-                        f"{t.images_per_second:>9.1f} {100 * self.share(t):>9.0f}%" for t in self.timings]
+        lines = [
+            f"{self.engine}, {self.precision}, {self.size} x {self.size}: {self.file_bytes / 1e6:.2f} MB, "
+            f"{self.flops / 1e9:.2f} GFLOP an image, peak memory of predicting {memory}",
+            "ceiling: "
+            + ", ".join(f"{value / 1e9:.0f} GFLOP/s with {threads} thread(s)" for threads, value in self.ceiling.items())
+            + f", copy {self.copy_bandwidth / 1e9:.1f} GB/s",
+            f"{'batch':>5} {'threads':>7} {'median ms':>10} {'p95 ms':>8} {'images/s':>9} {'of ceiling':>10}",
+        ]
+        return lines + [
+            f"{t.batch:>5} {t.threads:>7} {1000 * t.median:>10.2f} {1000 * t.p95:>8.2f} "
+            f"{t.images_per_second:>9.1f} {100 * self.share(t):>9.0f}%"
+            for t in self.timings
+        ]
 
 
-def bench(folder: Path, device: str = "auto", batches: Sequence[int] = (1, 8), threads: Sequence[int] = (),
-          seconds: float = 2.0) -> Bench:
+def bench(
+    folder: Path, device: str = "auto", batches: Sequence[int] = (1, 8), threads: Sequence[int] = (), seconds: float = 2.0
+) -> Bench:
     """Time the artifact at every batch size and number of threads (default: one, and all cores), `seconds` each.
 
     The engine alone is timed, from pixels to probabilities. Raises ContractError, EngineError, ConfigError.
@@ -106,12 +113,22 @@ def bench(folder: Path, device: str = "auto", batches: Sequence[int] = (1, 8), t
     assert engine is not None, "there is at least one number of threads"
     ceiling = {count: matrix_ceiling(count, min(seconds, 1.0)) for count in counts}
     model = folder / artifact.model
-    return Bench(artifact.id, artifact.precision, engine.name, spec.size, model.stat().st_size, count_flops(model),
-                 tuple(timings), ceiling, copy_bandwidth(), predict_memory(folder, device))
+    return Bench(
+        artifact.id,
+        artifact.precision,
+        engine.name,
+        spec.size,
+        model.stat().st_size,
+        count_flops(model),
+        tuple(timings),
+        ceiling,
+        copy_bandwidth(),
+        predict_memory(folder, device),
+    )
 
 
 def parse_counts(text: str) -> tuple[int, ...]:
-    """"1,8" -> (1, 8); "" -> (). ConfigError for anything else."""
+    """ "1,8" -> (1, 8); "" -> (). ConfigError for anything else."""
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
@@ -136,9 +153,11 @@ def matrix_ceiling(threads: int, seconds: float = 1.0) -> float:
     ort = require("onnxruntime", "cpu")
     side = [_MATRIX, _MATRIX]
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "b"], ["c"])], "product",
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "product",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, side) for name in "ab"],
-        [helper.make_tensor_value_info("c", TensorProto.FLOAT, side)])
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, side)],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -185,14 +204,16 @@ def peak_memory(code: str, *arguments: str, torch: bool) -> int | None:
     if not Path("/proc/self/status").exists():
         return None
     with tempfile.TemporaryDirectory() as elsewhere:  # so that it imports what is installed, not what lies around
-        done = subprocess.run([sys.executable, "-c", code + _TELL, *(str(Path(a).absolute()) if Path(a).exists() else a
-                                                            for a in arguments)],
-                              capture_output=True, text=True, cwd=elsewhere, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code + _TELL, *(str(Path(a).absolute()) if Path(a).exists() else a for a in arguments)],
+            capture_output=True,
+            text=True,
+            cwd=elsewhere,
+            check=False,
+        )
     if done.returncode:
         raise EngineError(f"the process that measures memory failed: {done.stderr.strip().splitlines()[-1]}")
     facts = json.loads(done.stdout.splitlines()[-1])
     if facts["torch"] and not torch:
         raise EngineError("predicting loaded torch, which it must not")
     return 1024 * int(facts["peak"])
-
-

@@ -47,8 +47,10 @@ class Comparison:
         lines = [f"{'what':<32} {'held':>4} {'quality':>8} {'ms, 1':>8} {'ms, 8':>9} {'peak MB':>8} {'file MB':>8}"]
         for c in self.candidates:
             memory = "" if c.peak_memory is None else f"{c.peak_memory / 1e6:.0f}"
-            lines.append(f"{c.name:<32} {'yes' if c.held else 'no':>4} {c.quality():>8.4f} {1000 * c.timings[1].median:>8.2f} "
-                         f"{1000 * c.timings[8].median:>9.2f} {memory:>8} {c.file_bytes / 1e6:>8.2f}")
+            lines.append(
+                f"{c.name:<32} {'yes' if c.held else 'no':>4} {c.quality():>8.4f} {1000 * c.timings[1].median:>8.2f} "
+                f"{1000 * c.timings[8].median:>9.2f} {memory:>8} {c.file_bytes / 1e6:>8.2f}"
+            )
         return lines
 
     def as_dict(self) -> dict[str, object]:
@@ -70,8 +72,11 @@ def recommend(candidates: Sequence[Candidate]) -> tuple[str, str]:
     times = eager.timings[1].median / best.timings[1].median
     assert best.fidelity is not None, "exports are compared with the ensemble"
     truth = best.fidelity.truth
-    cost = (f"agreement with the ensemble {best.fidelity.agreement:.3f}" if truth is None
-            else f"a Dice loss of {truth.dice_loss:+.4f} [{truth.dice_loss_low:+.4f}, {truth.dice_loss_high:+.4f}]")
+    cost = (
+        f"agreement with the ensemble {best.fidelity.agreement:.3f}"
+        if truth is None
+        else f"a Dice loss of {truth.dice_loss:+.4f} [{truth.dice_loss_low:+.4f}, {truth.dice_loss_high:+.4f}]"
+    )
     return best.name, f"the fastest that holds the limits: {times:.1f} times the ensemble in PyTorch at batch 1, with {cost}"
 
 

@@ -12,24 +12,25 @@ import numpy as np
 import torch
 
 from gazeseg_serve.contract import MODEL_FILE, Run
-from gazeseg_serve.engine import Engine, Outputs
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
-from gazeseg_serve.engine_openvino import OpenVinoEngine, has_bf16
+from gazeseg_serve.engines.base import Engine, Outputs
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.openvino import OpenVinoEngine, has_bf16
 from gazeseg_serve.errors import ConfigError, GateError, MissingExtraError
 from gazeseg_serve.files import staged_folder, write_json, write_text
 from gazeseg_serve.progress import log
-from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
+from gazeseg_serve.training.learning.student import Student
+from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 
 from .bench import Timing, peak_memory, time_calls
 from .candidate import Candidate, Comparison, recommend
 from .compare_page import comparison_page
-from .distill import Student
-from .fidelity import LOSSY, Limits, judged, measure_fidelity, run_all
+from .fidelity import judged, measure_fidelity, run_all
 from .flops import count_flops
 from .gate_images import GateImages, gate_images, learning_images
-from .parity import EXACT, eager_ensemble
+from .parity import eager_ensemble
 from .pipeline import write_graph
 from .quantize import CALIBRATION_IMAGES, to_fp16, to_int8
+from .settings import EXACT, LOSSY, Limits
 from .strategies import STRATEGIES, build_strategy
 
 RESULT_FILE = "compare.json"
@@ -38,9 +39,19 @@ EAGER = "ensemble in PyTorch"
 BATCHES = (1, 8)
 
 
-def compare(run_folder: Path, data: Path, out: Path, student: Student | None = None, unlabelled: Sequence[Path] = (),
-            keep: Path | None = None, limits: Limits = LOSSY, strategies: Sequence[str] = STRATEGIES, threads: int = 0,
-            seconds: float = 2.0, images: int = 200) -> Comparison:
+def compare(
+    run_folder: Path,
+    data: Path,
+    out: Path,
+    student: Student | None = None,
+    unlabelled: Sequence[Path] = (),
+    keep: Path | None = None,
+    limits: Limits = LOSSY,
+    strategies: Sequence[str] = STRATEGIES,
+    threads: int = 0,
+    seconds: float = 2.0,
+    images: int = 200,
+) -> Comparison:
     """Build every strategy once, bring it to every precision, measure all of it and write the page `out`/compare.html.
 
     A strategy that this run cannot have is left out, and said. threads: of each engine, 0 = all cores. Raises what
@@ -67,10 +78,27 @@ def compare(run_folder: Path, data: Path, out: Path, student: Student | None = N
                 log.info("measuring %s", name)
                 fidelity = measure_fidelity(run_all(engine.run, gate.images), wanted, gate.truths, len(run.input.classes))
                 held = all(held for *_, held in judged(fidelity, limits))
-                found.append(Candidate(name, engine.name, precision, path.stat().st_size, count_flops(model),
-                                       _timings(engine.run, gate, threads, seconds),
-                                       peak_memory(_ONE_CALL, str(path), engine.name, str(run.input.size),
-                                                   str(run.input.channels), run.input.dtype, torch=False), fidelity, held))
+                found.append(
+                    Candidate(
+                        name,
+                        engine.name,
+                        precision,
+                        path.stat().st_size,
+                        count_flops(model),
+                        _timings(engine.run, gate, threads, seconds),
+                        peak_memory(
+                            _ONE_CALL,
+                            str(path),
+                            engine.name,
+                            str(run.input.size),
+                            str(run.input.channels),
+                            run.input.dtype,
+                            torch=False,
+                        ),
+                        fidelity,
+                        held,
+                    )
+                )
         result = Comparison(gate.source, tuple(found), *recommend(found))
         write_text(folder / PAGE_FILE, comparison_page(result, limits))
         write_json(folder / RESULT_FILE, result.as_dict())
@@ -79,10 +107,11 @@ def compare(run_folder: Path, data: Path, out: Path, student: Student | None = N
 
 def _ways(strategy: str, model: Path, run: Run, data: Path, threads: int) -> list[tuple[str, Engine, str, Path]]:
     """(name, engine, precision, file) of each way this machine can run the strategy's graph."""
-    ways: list[tuple[str, Engine, str, Path]] = [
-        (f"{strategy}, fp32", OnnxRuntimeEngine(model, "cpu", threads), "fp32", model)]
-    for precision, convert in (("int8", lambda path: to_int8(path, learning_images(run, data, count=CALIBRATION_IMAGES))),
-                               ("fp16", to_fp16)):
+    ways: list[tuple[str, Engine, str, Path]] = [(f"{strategy}, fp32", OnnxRuntimeEngine(model, "cpu", threads), "fp32", model)]
+    for precision, convert in (
+        ("int8", lambda path: to_int8(path, learning_images(run, data, count=CALIBRATION_IMAGES))),
+        ("fp16", to_fp16),
+    ):
         path = model.parent / precision / MODEL_FILE
         path.parent.mkdir()
         shutil.copy(model, path)
@@ -97,8 +126,9 @@ def _ways(strategy: str, model: Path, run: Run, data: Path, threads: int) -> lis
     return ways
 
 
-def _eager(folder: Path, run: Run, ensemble: Ensemble, gate: GateImages, wanted: Outputs, threads: int, seconds: float
-           ) -> Candidate:
+def _eager(
+    folder: Path, run: Run, ensemble: Ensemble, gate: GateImages, wanted: Outputs, threads: int, seconds: float
+) -> Candidate:
     """The ensemble in PyTorch, as trained. Its own Dice is that of a comparison with itself."""
     before = torch.get_num_threads()
     if threads:
@@ -109,9 +139,17 @@ def _eager(folder: Path, run: Run, ensemble: Ensemble, gate: GateImages, wanted:
         torch.set_num_threads(before)
     weights = sum((folder / level.weights).stat().st_size for level in run.levels)
     flops = sum(2 * count for count in multiply_adds(ensemble))
-    return Candidate(EAGER, "pytorch", "fp32", weights, flops, timings,
-                     peak_memory(_ONE_EAGER_CALL, str(folder), torch=True),
-                     measure_fidelity(wanted, wanted, gate.truths, len(run.input.classes)), True)
+    return Candidate(
+        EAGER,
+        "pytorch",
+        "fp32",
+        weights,
+        flops,
+        timings,
+        peak_memory(_ONE_EAGER_CALL, str(folder), torch=True),
+        measure_fidelity(wanted, wanted, gate.truths, len(run.input.classes)),
+        True,
+    )
 
 
 def multiply_adds(ensemble: Ensemble) -> list[int]:
@@ -123,8 +161,9 @@ def multiply_adds(ensemble: Ensemble) -> list[int]:
         pixels = inputs[0] if isinstance(module, torch.nn.ConvTranspose2d) else output
         counts.append(module.weight.numel() * pixels.shape[-1] * pixels.shape[-2])
 
-    hooks = [m.register_forward_hook(count) for m in ensemble.modules()
-             if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+    hooks = [
+        m.register_forward_hook(count) for m in ensemble.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+    ]
     with torch.no_grad():
         ensemble(torch.zeros(1, ensemble.spec.channels, ensemble.spec.size, ensemble.spec.size))
     for hook in hooks:
@@ -144,10 +183,10 @@ import numpy as np
 from pathlib import Path
 model, name, size, channels = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 if name.startswith("openvino"):
-    from gazeseg_serve.engine_openvino import OpenVinoEngine
+    from gazeseg_serve.engines.openvino import OpenVinoEngine
     engine = OpenVinoEngine(model, name.removeprefix("openvino-"))
 else:
-    from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
+    from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
     engine = OnnxRuntimeEngine(model, "cpu")
 engine.run(np.full((1, size, size, channels), 90, sys.argv[5]))
 """
@@ -155,7 +194,7 @@ _ONE_EAGER_CALL = """
 import sys
 import numpy as np
 from pathlib import Path
-from gazeseg_serve.training.ensemble import load_ensemble
+from gazeseg_serve.training.networks.ensemble import load_ensemble
 from gazeseg_serve.export.parity import eager_ensemble
 run, ensemble = load_ensemble(Path(sys.argv[1]))
 eager_ensemble(ensemble)(np.full((1, run.input.size, run.input.size, run.input.channels), 90, run.input.dtype))

@@ -12,21 +12,37 @@ from matplotlib.figure import Figure
 from gazeseg_serve.pictures import data_uri, page, table
 
 from .candidate import Candidate, Comparison, pareto
-from .fidelity import Limits
+from .settings import Limits
 
-_HEADER = ("what", "held", "Dice", "loss [95 %]", "agree (worst 5 %)", "ms of 1 (p95)", "ms of 8 (p95)", "times",
-           "MB, peak", "MB, file", "GFLOP")
+_HEADER = (
+    "what",
+    "held",
+    "Dice",
+    "loss [95 %]",
+    "agree (worst 5 %)",
+    "ms of 1 (p95)",
+    "ms of 8 (p95)",
+    "times",
+    "MB, peak",
+    "MB, file",
+    "GFLOP",
+)
 
 
 def comparison_page(result: Comparison, limits: Limits) -> str:
     eager = result.candidates[0]
-    rule = f"loss of mean Dice at most {limits.max_dice_loss:g}" if limits.min_agreement is None else (
-        f"loss of mean Dice at most {limits.max_dice_loss:g}, agreement at least {limits.min_agreement:g}")
-    body = (f"<p><strong>Take <code>{html.escape(result.recommended)}</code></strong>: {html.escape(result.reason)}.</p>"
-            f"<p>On {html.escape(result.source)}; {rule}. Times are medians of the engine alone, on this machine; "
-            "<em>times</em> is the ensemble's median at batch 1 over this one's. fp16 is for GPUs: a CPU converts it.</p>"
-            + table(_HEADER, [table_row(c, eager) for c in result.candidates])
-            + f'<img alt="time of one image against quality" src="{data_uri(pareto_plot(result.candidates))}">')
+    rule = (
+        f"loss of mean Dice at most {limits.max_dice_loss:g}"
+        if limits.min_agreement is None
+        else (f"loss of mean Dice at most {limits.max_dice_loss:g}, agreement at least {limits.min_agreement:g}")
+    )
+    body = (
+        f"<p><strong>Take <code>{html.escape(result.recommended)}</code></strong>: {html.escape(result.reason)}.</p>"
+        f"<p>On {html.escape(result.source)}; {rule}. Times are medians of the engine alone, on this machine; "
+        "<em>times</em> is the ensemble's median at batch 1 over this one's. fp16 is for GPUs: a CPU converts it.</p>"
+        + table(_HEADER, [table_row(c, eager) for c in result.candidates])
+        + f'<img alt="time of one image against quality" src="{data_uri(pareto_plot(result.candidates))}">'
+    )
     return page("Strategies and precisions compared", body)
 
 
@@ -34,13 +50,24 @@ def table_row(c: Candidate, eager: Candidate) -> tuple[object, ...]:
     """The cells of `_HEADER`; an empty one was not measured."""
     found = c.fidelity
     truth = None if found is None else found.truth
-    dice, loss = ("", "") if truth is None else (
-        f"{truth.dice_graph:.4f}", f"{truth.dice_loss:+.4f} [{truth.dice_loss_low:+.4f}, {truth.dice_loss_high:+.4f}]")
+    dice, loss = (
+        ("", "")
+        if truth is None
+        else (f"{truth.dice_graph:.4f}", f"{truth.dice_loss:+.4f} [{truth.dice_loss_low:+.4f}, {truth.dice_loss_high:+.4f}]")
+    )
     agreement = "" if found is None else f"{found.agreement:.3f} ({found.agreement_worst:.3f})"
     times = [f"{1000 * t.median:.3g} ({1000 * t.p95:.3g})" for t in (c.timings[1], c.timings[8])]
-    cells = ("yes" if c.held else "no", dice, loss, agreement, *times,
-             f"{eager.timings[1].median / c.timings[1].median:.1f}",
-             "" if c.peak_memory is None else f"{c.peak_memory / 1e6:.0f}", f"{c.file_bytes / 1e6:.2f}", f"{c.flops / 1e9:.2f}")
+    cells = (
+        "yes" if c.held else "no",
+        dice,
+        loss,
+        agreement,
+        *times,
+        f"{eager.timings[1].median / c.timings[1].median:.1f}",
+        "" if c.peak_memory is None else f"{c.peak_memory / 1e6:.0f}",
+        f"{c.file_bytes / 1e6:.2f}",
+        f"{c.flops / 1e9:.2f}",
+    )
     return (c.name, *(cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in cells))
 
 
@@ -58,8 +85,13 @@ def pareto_plot(candidates: Sequence[Candidate]) -> np.ndarray:
     front = [c for c in pareto(candidates) if c.quality() >= lowest]
     named = sorted({c.name: c for c in (candidates[0], *front)}.values(), key=lambda c: c.timings[1].median)
     for i, c in enumerate(named):  # names of all would lie upon one another, so would these at one height
-        axes.annotate(c.name, (1000 * c.timings[1].median, c.quality()), textcoords="offset points",
-                      xytext=(5, (-12, 8, -24, 20)[i % 4]), fontsize=7)
+        axes.annotate(
+            c.name,
+            (1000 * c.timings[1].median, c.quality()),
+            textcoords="offset points",
+            xytext=(5, (-12, 8, -24, 20)[i % 4]),
+            fontsize=7,
+        )
     if len(shown) < len(candidates):
         axes.set_title(f"{len(candidates) - len(shown)} of {len(candidates)} lie below this plot", fontsize=8, loc="left")
     axes.plot([1000 * c.timings[1].median for c in front], [c.quality() for c in front], color="#c1121f", lw=1, zorder=0)

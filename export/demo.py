@@ -15,18 +15,19 @@ from gazeseg_serve.contract import Artifact, Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.files import write_bytes, write_text
-from gazeseg_serve.imaging import encode_png
 from gazeseg_serve.metrics import dice
 from gazeseg_serve.pictures import draw_fixations, figure, heat, outline, overlay, page, table
+from gazeseg_serve.png import encode_png
 from gazeseg_serve.predictor import Prediction, Predictor
 from gazeseg_serve.progress import log, track
-from gazeseg_serve.training.config import Augment, Data, Levels, Loss, Network, Optimiser, TrainConfig
-from gazeseg_serve.training.evaluate import run_members
-from gazeseg_serve.training.fixations import read_fixations
-from gazeseg_serve.training.loop import train
-from gazeseg_serve.training.masks_folder import MaskSettings, load_map
-from gazeseg_serve.training.pseudo_masks import make_masks
-from gazeseg_serve.training.simulate import write_phantoms
+from gazeseg_serve.training.gaze.fixations import read_fixations
+from gazeseg_serve.training.gaze.simulate import write_phantoms
+from gazeseg_serve.training.learning.config import Augment, Data, Levels, Loss, Network, Optimiser, TrainConfig
+from gazeseg_serve.training.learning.loop import train
+from gazeseg_serve.training.masks.folder import load_map
+from gazeseg_serve.training.masks.make import make_masks
+from gazeseg_serve.training.masks.settings import MaskSettings
+from gazeseg_serve.training.scoring.evaluate import run_members
 
 from .pipeline import export_run
 
@@ -65,10 +66,16 @@ def demo_config(quick: bool = False) -> TrainConfig:
     """Two 8-wide UNets with propagated consistency, at a size that trains in a minute on 2 cores."""
     steps = 60 if quick else 400
     return TrainConfig(
-        data=Data(size=_SIDE), levels=Levels((0.5, 0.3), shared_start=False), network=Network(8, "batch"), loss=Loss(),
+        data=Data(size=_SIDE),
+        levels=Levels((0.5, 0.3), shared_start=False),
+        network=Network(8, "batch"),
+        loss=Loss(),
         augment=Augment(flips=True, rotate=45.0, scale=0.2, translate=0.1, brightness=0.1, contrast=0.1, noise=0.02),
         optimiser=Optimiser("adamw", rate=4e-3, final_rate=1e-6, weight_decay=1e-2, warmup=0.1, steps=steps, batch=8),
-        precision="bf16-mixed", evaluate_every=steps, checkpoint_every=steps)
+        precision="bf16-mixed",
+        evaluate_every=steps,
+        checkpoint_every=steps,
+    )
 
 
 def run_demo(out: Path, quick: bool = False) -> DemoResult:
@@ -148,12 +155,17 @@ def _gaze_rows(data: Path, masks: Path, run: Run) -> str:
         image, truth, path = dataset.image(stem), dataset.mask(stem), paths[stem]
         heatmap, refined = load_map(masks, stem, refined=False), load_map(masks, stem, refined=True)
         drawn = draw_fixations(image.repeat(4, 0).repeat(4, 1), path.x, path.y, path.duration)
-        cells = [figure(image, "image"), figure(drawn, f"{len(path)} fixations"),
-                 figure(heat(heatmap), "heatmap"), figure(heat(refined), "refined by the CRF")]
+        cells = [
+            figure(image, "image"),
+            figure(drawn, f"{len(path)} fixations"),
+            figure(heat(heatmap), "heatmap"),
+            figure(heat(refined), "refined by the CRF"),
+        ]
         for i, level in enumerate(run.levels):
             cut = refined >= level.threshold
-            cells.append(figure(outline(overlay(image, cut), truth, TRUTH),
-                                f"pseudo-mask {i + 1}, Dice {dice(cut, truth):.2f}"))
+            cells.append(
+                figure(outline(overlay(image, cut), truth, TRUTH), f"pseudo-mask {i + 1}, Dice {dice(cut, truth):.2f}")
+            )
         rows.append(f'<div class="row">{"".join(cells)}</div>')
     return "".join(rows)
 
@@ -168,5 +180,3 @@ def _result_row(data: Path, item: _Scored) -> str:
     cells.append(figure(heat(spread, 0.5), "disagreement, 0 to 0.5"))
     cells.append(figure(outline(overlay(image, item.graph.mask()), truth, TRUTH), f"mask, Dice {item.dice['graph']:.2f}"))
     return f'<div class="row">{"".join(cells)}</div>'
-
-

@@ -8,31 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gazeseg_serve.engine import Outputs
+from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import GateError
 from gazeseg_serve.metrics import bootstrap_interval, class_dice, flipped_share
 from gazeseg_serve.predictor import Prediction
 from gazeseg_serve.progress import log
-from gazeseg_serve.training.calibration import Reliability
+from gazeseg_serve.training.scoring.calibration import Reliability
 
+from .settings import Limits
 
-@dataclass(frozen=True)
-class Limits:
-    """What a lossy export may lose. Dice in [0, 1].
-
-    max_dice_loss   of the mean Dice against the true masks, where there are any
-    min_agreement   of the mean Dice with the ensemble's own masks; None: 0.97 without true masks, else no limit
-    """
-
-    max_dice_loss: float = 0.005
-    min_agreement: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_dice_loss <= 1 or not (self.min_agreement is None or 0 <= self.min_agreement <= 1):
-            raise GateError("a limit of a Dice lies in [0, 1]")
-
-
-LOSSY = Limits()
 _AGREEMENT_WITHOUT_MASKS = 0.97
 
 
@@ -82,7 +66,7 @@ class Fidelity:
 
 def run_all(run: Callable[[np.ndarray], Outputs], images: np.ndarray, batch: int = 8) -> Outputs:
     """All of `images` `(N, H, W, C)` through `run`, in batches, as one Outputs."""
-    parts = [run(images[i:i + batch]) for i in range(0, len(images), batch)]
+    parts = [run(images[i : i + batch]) for i in range(0, len(images), batch)]
     spread = None if parts[0].disagreement is None else np.concatenate([p.disagreement for p in parts])  # type: ignore[misc]
     return Outputs(np.concatenate([p.probability for p in parts]), spread)
 
@@ -92,7 +76,7 @@ def measure_fidelity(graph: Outputs, ensemble: Outputs, truths: Sequence[np.ndar
     p, q = graph.probability.astype(np.float64), ensemble.probability.astype(np.float64)
     a, b = labels(graph.probability), labels(ensemble.probability)
     agreement = np.array([float(np.mean(class_dice(x, y, classes))) for x, y in zip(a, b, strict=True)])
-    worst = np.sort(agreement)[:max(1, round(0.05 * len(agreement)))]
+    worst = np.sort(agreement)[: max(1, round(0.05 * len(agreement)))]
     area, wanted = np.count_nonzero(a), np.count_nonzero(b)
     if not wanted:
         log.warning("the ensemble calls nothing foreground on the gate's images; a dead ensemble is easy to agree with")
@@ -102,9 +86,19 @@ def measure_fidelity(graph: Outputs, ensemble: Outputs, truths: Sequence[np.ndar
         u, v = graph.disagreement.astype(np.float64), ensemble.disagreement.astype(np.float64)
         error = float(np.abs(u - v).mean())
         correlation = float(np.corrcoef(u.ravel(), v.ravel())[0, 1]) if u.std() > 0 and v.std() > 0 else None
-    return Fidelity(len(a), float(agreement.mean()), float(worst.mean()), flipped_share(a, b), bias,
-                    float(np.abs(p - q).max()), calibration_error(p, q), error, correlation,
-                    _against_truth(graph, ensemble, truths, classes), tuple(agreement.tolist()))
+    return Fidelity(
+        len(a),
+        float(agreement.mean()),
+        float(worst.mean()),
+        flipped_share(a, b),
+        bias,
+        float(np.abs(p - q).max()),
+        calibration_error(p, q),
+        error,
+        correlation,
+        _against_truth(graph, ensemble, truths, classes),
+        tuple(agreement.tolist()),
+    )
 
 
 def labels(probability: np.ndarray) -> np.ndarray:
@@ -148,12 +142,23 @@ def _against_truth(graph: Outputs, ensemble: Outputs, truths: Sequence[np.ndarra
         both = [Prediction(o.probability[i], None, truth.shape) for o in (graph, ensemble)]
         each.append(tuple(float(np.mean(class_dice(p.mask(), truth, classes))) for p in both))  # type: ignore[arg-type]
         foreground = [p.full_probability() for p in both]
-        calibration.append(tuple(  # type: ignore[arg-type]
-            calibration_error(f[0] if len(f) == 1 else 1 - f[0], (truth > 0).astype(np.float64)) for f in foreground))
+        calibration.append(
+            tuple(  # type: ignore[arg-type]
+                calibration_error(f[0] if len(f) == 1 else 1 - f[0], (truth > 0).astype(np.float64)) for f in foreground
+            )
+        )
     if not each:
         return None
     mine, theirs = np.array(each).T
     low, high = bootstrap_interval(theirs - mine)  # the same images in each draw: paired
     errors = np.mean(calibration, axis=0)
-    return Truth(len(each), float(theirs.mean()), float(mine.mean()), float((theirs - mine).mean()), low, high,
-                 float(errors[1]), float(errors[0]))
+    return Truth(
+        len(each),
+        float(theirs.mean()),
+        float(mine.mean()),
+        float((theirs - mine).mean()),
+        low,
+        high,
+        float(errors[1]),
+        float(errors[0]),
+    )

@@ -16,12 +16,17 @@ def count_flops(model: Path) -> int:
     """
     graph = onnx.shape_inference.infer_shapes(onnx.load(model), data_prop=True).graph
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    sizes |= {node.output[0]: sizes[node.input[0]] for node in graph.node
-              if node.op_type == "DequantizeLinear" and node.input[0] in sizes}
+    sizes |= {
+        node.output[0]: sizes[node.input[0]]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in sizes
+    }
     # Casts of weights, as an fp16 graph has them, count alike.
     sizes |= {node.output[0]: sizes[node.input[0]] for node in graph.node if node.op_type == "Cast" and node.input[0] in sizes}
-    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
-              for value in [*graph.value_info, *graph.input, *graph.output]}
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in [*graph.value_info, *graph.input, *graph.output]
+    }
     total = 0
     for node in graph.node:
         if node.op_type == "Conv":

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from gazeseg_serve.training.ensemble import Ensemble, Normalise, activation
-from gazeseg_serve.training.unet import UNet
+from gazeseg_serve.training.networks.ensemble import Ensemble, Normalise, activation
+from gazeseg_serve.training.networks.unet import UNet
 
 
 class FusedEnsemble(nn.Module):

@@ -11,9 +11,10 @@ import numpy as np
 from gazeseg_serve.contract import InputSpec, Run
 from gazeseg_serve.dataset import Dataset, image_files
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.imaging import read_image, resize_image, unit_range, with_channels
+from gazeseg_serve.imaging import read_image
+from gazeseg_serve.pixels import resize_image, unit_range, with_channels
 from gazeseg_serve.progress import log, track
-from gazeseg_serve.training.phantoms import phantom
+from gazeseg_serve.training.gaze.phantoms import phantom
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,22 @@ def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = ()
         images = _stack(found, run.input)
         kept = np.array([image.tobytes() not in held_out for image in images])
         if not kept.all():
-            log.warning("%d of %d images of %s are held out for validation or test and are left out",
-                        len(images) - kept.sum(), len(images), folder)
+            log.warning(
+                "%d of %d images of %s are held out for validation or test and are left out",
+                len(images) - kept.sum(),
+                len(images),
+                folder,
+            )
         parts.append(images[kept])
     if not parts:
-        raise DatasetError("there is no image to learn from; pass --data DATASET, the one the run was trained on, or "
-                           "--unlabelled FOLDER")
+        raise DatasetError(
+            "there is no image to learn from; pass --data DATASET, the one the run was trained on, or --unlabelled FOLDER"
+        )
     return np.concatenate(parts)[:count]
 
 
 def _stack(paths: Sequence[Path], spec: InputSpec) -> np.ndarray:
     size = (spec.size, spec.size)
-    return np.stack([resize_image(read_image(path, spec.channels, dtype=spec.dtype), size)
-                     for path in track(paths, "reading", len(paths))])
+    return np.stack(
+        [resize_image(read_image(path, spec.channels, dtype=spec.dtype), size) for path in track(paths, "reading", len(paths))]
+    )

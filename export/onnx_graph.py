@@ -28,8 +28,14 @@ def write_onnx(graph: nn.Module, spec: InputSpec, disagreement: bool, path: Path
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet():
         program = torch.onnx.export(
-            graph.eval(), (example,), dynamo=True, external_data=False, opset_version=OPSET, verbose=False,
-            input_names=[t.name for t in inputs], output_names=[t.name for t in outputs],
+            graph.eval(),
+            (example,),
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=[t.name for t in inputs],
+            output_names=[t.name for t in outputs],
             dynamic_shapes=({0: batch},),
         )
         assert program is not None, "dynamo=True returns the program"

@@ -12,28 +12,14 @@ import onnx
 import torch
 
 from gazeseg_serve.contract import InputSpec, graph_inputs, graph_outputs
-from gazeseg_serve.engine import Engine, Outputs
+from gazeseg_serve.engines.base import Engine, Outputs
 from gazeseg_serve.errors import GateError
-from gazeseg_serve.training.ensemble import Ensemble, activation
+from gazeseg_serve.training.networks.ensemble import Ensemble, activation
 
 from .onnx_graph import declared
+from .settings import Tolerance
 
 BATCH_SIZES = (1, 2, 5)
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What an exact strategy may differ by: absolute, with no relative part; shares of pixels in [0, 1]."""
-
-    max_difference: float = 1e-3
-    flipped: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if not (self.max_difference > 0 and self.flipped >= 0):
-            raise GateError("a tolerance must be positive")
-
-
-EXACT = Tolerance()
 
 
 @dataclass(frozen=True)
@@ -53,6 +39,7 @@ class Parity:
 
 def eager_ensemble(ensemble: Ensemble) -> Callable[[np.ndarray], Outputs]:
     """The reference: the networks as trained, in PyTorch, unfused and unfolded. `(B, H, W, C)` -> Outputs."""
+
     @torch.no_grad()
     def run(batch: np.ndarray) -> Outputs:
         logits = ensemble(ensemble.normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).float()))
@@ -65,24 +52,27 @@ def eager_ensemble(ensemble: Ensemble) -> Callable[[np.ndarray], Outputs]:
 def check_declaration(model: Path, spec: InputSpec, disagreement: bool) -> None:
     """The file's own names, dtypes and axes against the contract's. Raises GateError naming both."""
     graph = onnx.load(model).graph
-    for kind, found, wanted in (("inputs", declared(list(graph.input)), graph_inputs(spec)),
-                                ("outputs", declared(list(graph.output)), graph_outputs(spec, disagreement))):
+    for kind, found, wanted in (
+        ("inputs", declared(list(graph.input)), graph_inputs(spec)),
+        ("outputs", declared(list(graph.output)), graph_outputs(spec, disagreement)),
+    ):
         if found != wanted:
             raise GateError(f"the graph's {kind} are {_say(found)}, the contract wants {_say(wanted)}")
 
 
-def measure(engine: Engine, reference: Callable[[np.ndarray], Outputs], images: np.ndarray,
-            batch_sizes: Sequence[int] = BATCH_SIZES) -> Parity:
+def measure(
+    engine: Engine, reference: Callable[[np.ndarray], Outputs], images: np.ndarray, batch_sizes: Sequence[int] = BATCH_SIZES
+) -> Parity:
     """Run `images` `(N, H, W, C)` through both at every batch size, the last batch as short as it comes.
 
     Raises GateError for a shape that differs, a missing output or a value that is not finite.
     """
-    wanted = [reference(images[i:i + 1]) for i in range(len(images))]
+    wanted = [reference(images[i : i + 1]) for i in range(len(images))]
     worst = worst_spread = 0.0
     flips = np.zeros(len(images))
     for size in batch_sizes:
         for start in range(0, len(images), size):
-            found = engine.run(images[start:start + size])
+            found = engine.run(images[start : start + size])
             for i in range(len(found.probability)):
                 _check_shapes(found, i, wanted[start + i], size)
                 p, q = found.probability[i], wanted[start + i].probability[0]
@@ -96,9 +86,11 @@ def measure(engine: Engine, reference: Callable[[np.ndarray], Outputs], images: 
 
 def hold(parity: Parity, tolerance: Tolerance) -> None:
     """Raise GateError with every figure that is over its limit."""
-    limits = (("max |difference| of the probability", parity.max_difference, tolerance.max_difference),
-              ("max |difference| of the disagreement", parity.max_disagreement_difference, tolerance.max_difference),
-              ("share of flipped mask pixels", parity.flipped, tolerance.flipped))
+    limits = (
+        ("max |difference| of the probability", parity.max_difference, tolerance.max_difference),
+        ("max |difference| of the disagreement", parity.max_disagreement_difference, tolerance.max_difference),
+        ("share of flipped mask pixels", parity.flipped, tolerance.flipped),
+    )
     # `not <=` rather than `>`: a NaN must not pass.
     broken = [f"{name} is {value:.3g}, the limit {limit:.3g}" for name, value, limit in limits if not value <= limit]
     if broken:

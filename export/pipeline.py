@@ -23,24 +23,25 @@ from gazeseg_serve.contract import (
     graph_outputs,
     split_fingerprints,
 )
-from gazeseg_serve.engine import Engine
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
-from gazeseg_serve.engine_openvino import OpenVinoEngine
-from gazeseg_serve.engine_tensorrt import TensorRtEngine
+from gazeseg_serve.engines.base import Engine
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.openvino import OpenVinoEngine
+from gazeseg_serve.engines.tensorrt import TensorRtEngine
+from gazeseg_serve.engines.tensorrt_plan import PRECISIONS as PLAN_PRECISIONS
+from gazeseg_serve.engines.tensorrt_plan import build_plan, this_machine
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.files import sha256_file, staged_folder, write_bytes, write_json, write_text
 from gazeseg_serve.progress import log
-from gazeseg_serve.tensorrt_plan import PRECISIONS as PLAN_PRECISIONS
-from gazeseg_serve.tensorrt_plan import build_plan, this_machine
-from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
+from gazeseg_serve.training.learning.student import Student
+from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 
-from .distill import Student
-from .fidelity import LOSSY, Fidelity, Limits, hold_fidelity, measure_fidelity, run_all
+from .fidelity import Fidelity, hold_fidelity, measure_fidelity, run_all
 from .gate_images import GateImages, gate_images, learning_images
 from .onnx_graph import write_onnx
-from .parity import EXACT, Parity, Tolerance, check_declaration, eager_ensemble, hold, measure
+from .parity import Parity, check_declaration, eager_ensemble, hold, measure
 from .quantize import CALIBRATION_IMAGES, PRECISIONS, halve_weights, to_fp16, to_int8
 from .report import exact_report, lossy_report
+from .settings import EXACT, LOSSY, Limits, Tolerance
 from .strategies import STRATEGIES, Built, build_strategy
 
 PARITY_FILE = "parity.json"
@@ -51,10 +52,24 @@ _ROUNDED = Tolerance(max_difference=0.1, flipped=2e-3)
 _BY_IMAGE = ("flipped_by_image", "agreement_by_image")
 
 
-def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path | None = None, split: str = "val",
-               images: int | None = None, tolerance: Tolerance = EXACT, *, precision: str = "fp32", limits: Limits = LOSSY,
-               student: Student | None = None, unlabelled: Sequence[Path] = (), keep: Path | None = None,
-               pictures: bool = True, format: str = "onnx", half_weights: bool = False) -> Artifact:
+def export_run(
+    run_folder: Path,
+    out: Path,
+    strategy: str = "fuse",
+    data: Path | None = None,
+    split: str = "val",
+    images: int | None = None,
+    tolerance: Tolerance = EXACT,
+    *,
+    precision: str = "fp32",
+    limits: Limits = LOSSY,
+    student: Student | None = None,
+    unlabelled: Sequence[Path] = (),
+    keep: Path | None = None,
+    pictures: bool = True,
+    format: str = "onnx",
+    half_weights: bool = False,
+) -> Artifact:
     """Make one ONNX graph of a run and publish it as the artifact folder `out`, if the gate holds.
 
     The gate has two parts. The fp32 graph must equal the networks it was made of, within `tolerance`. Where those are
@@ -84,8 +99,9 @@ def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path |
         if lossy:
             fidelity = prove(engine, ensemble, gate, limits, strategy, precision)
             facts = fidelity_facts(fidelity, parity, gate)
-            page = lossy_report(run, strategy, precision, parity, fidelity, limits, gate, engine.run,
-                                eager_ensemble(ensemble), pictures)
+            page = lossy_report(
+                run, strategy, precision, parity, fidelity, limits, gate, engine.run, eager_ensemble(ensemble), pictures
+            )
         else:
             if here is not None:
                 parity = measure(engine, built.reference, gate.images)
@@ -100,15 +116,28 @@ def export_run(run_folder: Path, out: Path, strategy: str = "fuse", data: Path |
     return Artifact.load(out)
 
 
-def write_graph(built: Built, run: Run, model: Path, gate: GateImages, tolerance: Tolerance, precision: str,
-                data: Path | None, half_weights: bool = False) -> Parity:
+def write_graph(
+    built: Built,
+    run: Run,
+    model: Path,
+    gate: GateImages,
+    tolerance: Tolerance,
+    precision: str,
+    data: Path | None,
+    half_weights: bool = False,
+) -> Parity:
     """Write `model`: the fp32 graph, held to equal `built`'s networks, then brought to `precision` or `half_weights`."""
     spec = run.input
     write_onnx(built.module, spec, built.disagreement, model)
     check_declaration(model, spec, built.disagreement)
     parity = measure(open_model(model), built.reference, gate.images)
-    log.info("graph and networks on %d %s: max |difference| %.2g, flipped pixels %.4f %%", parity.images, gate.source,
-             parity.max_difference, 100 * parity.flipped)
+    log.info(
+        "graph and networks on %d %s: max |difference| %.2g, flipped pixels %.4f %%",
+        parity.images,
+        gate.source,
+        parity.max_difference,
+        100 * parity.flipped,
+    )
     hold(parity, tolerance)
     if precision == "int8":
         to_int8(model, learning_images(run, data, count=CALIBRATION_IMAGES))
@@ -124,16 +153,37 @@ def write_graph(built: Built, run: Run, model: Path, gate: GateImages, tolerance
 def prove(engine: Engine, ensemble: Ensemble, gate: GateImages, limits: Limits, strategy: str, precision: str) -> Fidelity:
     """Measure the finished graph against the ensemble, log the figures, and raise GateError where they do not hold."""
     hold(measure(engine, engine.run, gate.images[:7]), _ROUNDED)
-    fidelity = measure_fidelity(run_all(engine.run, gate.images), run_all(eager_ensemble(ensemble), gate.images),
-                                gate.truths, len(ensemble.spec.classes))
-    log.info("%s, %s and the ensemble on %d %s: agreement %.4f (worst 5 %%: %.4f), flipped pixels %.3f %%, area %+.2f %%, "
-             "max |difference| %.3f, calibration shift %.4f", strategy, precision, fidelity.images, gate.source,
-             fidelity.agreement, fidelity.agreement_worst, 100 * fidelity.flipped, 100 * fidelity.area_bias,
-             fidelity.max_difference, fidelity.calibration_shift)
+    fidelity = measure_fidelity(
+        run_all(engine.run, gate.images),
+        run_all(eager_ensemble(ensemble), gate.images),
+        gate.truths,
+        len(ensemble.spec.classes),
+    )
+    log.info(
+        "%s, %s and the ensemble on %d %s: agreement %.4f (worst 5 %%: %.4f), flipped pixels %.3f %%, area %+.2f %%, "
+        "max |difference| %.3f, calibration shift %.4f",
+        strategy,
+        precision,
+        fidelity.images,
+        gate.source,
+        fidelity.agreement,
+        fidelity.agreement_worst,
+        100 * fidelity.flipped,
+        100 * fidelity.area_bias,
+        fidelity.max_difference,
+        fidelity.calibration_shift,
+    )
     if fidelity.truth is not None:
         t = fidelity.truth
-        log.info("Dice on %d true masks: ensemble %.4f, graph %.4f, loss %+.4f [%+.4f, %+.4f]", t.images, t.dice_ensemble,
-                 t.dice_graph, t.dice_loss, t.dice_loss_low, t.dice_loss_high)
+        log.info(
+            "Dice on %d true masks: ensemble %.4f, graph %.4f, loss %+.4f [%+.4f, %+.4f]",
+            t.images,
+            t.dice_ensemble,
+            t.dice_graph,
+            t.dice_loss,
+            t.dice_loss_low,
+            t.dice_loss_high,
+        )
     hold_fidelity(fidelity, limits)
     return fidelity
 
@@ -152,8 +202,11 @@ def planned(folder: Path, spec: InputSpec, precision: str, here: Machine) -> Eng
 
 def fidelity_facts(fidelity: Fidelity, parity: Parity, gate: GateImages) -> dict[str, Any]:
     """The figures of a lossy gate; under "graph" how far the fp32 file is from the networks it was made of."""
-    return fidelity.as_dict() | {"source": gate.source, "batch_sizes": parity.batch_sizes,
-                                 "graph": {"max_difference": parity.max_difference, "flipped": parity.flipped}}
+    return fidelity.as_dict() | {
+        "source": gate.source,
+        "batch_sizes": parity.batch_sizes,
+        "graph": {"max_difference": parity.max_difference, "flipped": parity.flipped},
+    }
 
 
 def _check_wishes(strategy: str, precision: str, data: Path | None, format: str, half_weights: bool) -> None:
@@ -171,20 +224,45 @@ def _check_wishes(strategy: str, precision: str, data: Path | None, format: str,
         raise ConfigError("int8 is calibrated with images; pass --data DATASET, the one the run was trained on")
 
 
-def _describe(run: Run, run_folder: Path, folder: Path, strategy: str, precision: str, disagreement: bool,
-              made: dict[str, Any], facts: dict[str, Any], here: Machine | None) -> Artifact:
+def _describe(
+    run: Run,
+    run_folder: Path,
+    folder: Path,
+    strategy: str,
+    precision: str,
+    disagreement: bool,
+    made: dict[str, Any],
+    facts: dict[str, Any],
+    here: Machine | None,
+) -> Artifact:
     """made: how the graph was made, as provenance; facts: what the gate measured."""
     files = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
     short = {key: value for key, value in facts.items() if key not in _BY_IMAGE and value is not None}
-    provenance = {"run": sha256_file(run_folder / RUN_FILE), "levels": [level.sha256 for level in run.levels],
-                  "thresholds": [level.threshold for level in run.levels], "architecture": run.architecture,
-                  "seed": run.seed, "fingerprints": run.fingerprints, "metrics": run.metrics,
-                  "splits": split_fingerprints(run.splits),
-                  "versions": run.versions | {name: version(name) for name in ("onnx", "onnxruntime")}} | made
+    provenance = {
+        "run": sha256_file(run_folder / RUN_FILE),
+        "levels": [level.sha256 for level in run.levels],
+        "thresholds": [level.threshold for level in run.levels],
+        "architecture": run.architecture,
+        "seed": run.seed,
+        "fingerprints": run.fingerprints,
+        "metrics": run.metrics,
+        "splits": split_fingerprints(run.splits),
+        "versions": run.versions | {name: version(name) for name in ("onnx", "onnxruntime")},
+    } | made
     return Artifact(
-        id=files[MODEL_FILE], strategy=strategy, precision=precision, input=run.input, inputs=graph_inputs(run.input),
-        outputs=graph_outputs(run.input, disagreement), colours=_colours(run.input), threshold=0.5, files=files,
-        parity=json.loads(json.dumps(short)), provenance=provenance, plan=None if here is None else Plan(PLAN_FILE, here))
+        id=files[MODEL_FILE],
+        strategy=strategy,
+        precision=precision,
+        input=run.input,
+        inputs=graph_inputs(run.input),
+        outputs=graph_outputs(run.input, disagreement),
+        colours=_colours(run.input),
+        threshold=0.5,
+        files=files,
+        parity=json.loads(json.dumps(short)),
+        provenance=provenance,
+        plan=None if here is None else Plan(PLAN_FILE, here),
+    )
 
 
 def _colours(spec: InputSpec) -> tuple[tuple[int, int, int], ...]:

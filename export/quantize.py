@@ -16,8 +16,19 @@ from gazeseg_serve.files import write_bytes
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 CALIBRATION_IMAGES = 64
 # fp32 in an fp16 graph: statistics (they overflow), and the activation; and what comes before the first convolution.
-_KEEP_FP32 = ["Cast", "Sub", "Div", "ReduceMean", "InstanceNormalization", "GroupNormalization", "BatchNormalization",
-              "Sigmoid", "Softmax", "Pow", "Sqrt"]
+_KEEP_FP32 = [
+    "Cast",
+    "Sub",
+    "Div",
+    "ReduceMean",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "BatchNormalization",
+    "Sigmoid",
+    "Softmax",
+    "Pow",
+    "Sqrt",
+]
 
 
 def to_int8(model: Path, images: np.ndarray) -> None:
@@ -36,11 +47,17 @@ def to_int8(model: Path, images: np.ndarray) -> None:
     out = model.with_suffix(".int8.onnx")
     with _quiet("onnxruntime", "root"):
         quantization.quantize_static(
-            model, out, _Reader(images), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
-            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            model,
+            out,
+            _Reader(images),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=["Conv", "LeakyRelu", "Relu", "Clip", "Add", "MaxPool", "Concat"],
             nodes_to_exclude=[*_ends(graph.graph), *_shifts(graph.graph)],
-            calibrate_method=quantization.CalibrationMethod.MinMax)
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+        )
     write_bytes(model, out.read_bytes())
     out.unlink()
 
@@ -51,8 +68,9 @@ def to_fp16(model: Path) -> None:
 
     with _quiet("onnxruntime", "root"):
         graph = onnx.load(model)
-        converted = convert_float_to_float16(graph, keep_io_types=True, op_block_list=_KEEP_FP32,
-                                             node_block_list=_before_convolutions(graph.graph))
+        converted = convert_float_to_float16(
+            graph, keep_io_types=True, op_block_list=_KEEP_FP32, node_block_list=_before_convolutions(graph.graph)
+        )
     _drop_round_trips(converted.graph)
     _sort(converted.graph)
     del converted.graph.value_info[:]  # types of before; the checker infers them anew
@@ -97,6 +115,7 @@ def _before_convolutions(graph: onnx.GraphProto) -> list[str]:
 
 def _drop_round_trips(graph: onnx.GraphProto) -> None:
     """Take out fp32 -> fp16 -> fp32: the conversion casts the input, and what each fp32 node gives, down and up again."""
+
     def casts_to(name: str, kind: int) -> bool:
         node = makers.get(name)
         return node is not None and node.op_type == "Cast" and node.attribute[0].i == kind
@@ -107,8 +126,11 @@ def _drop_round_trips(graph: onnx.GraphProto) -> None:
             if casts_to(name, onnx.TensorProto.FLOAT) and casts_to(makers[name].input[0], onnx.TensorProto.FLOAT16):
                 node.input[i] = makers[makers[name].input[0]].input[0]
     kept = {value.name for value in graph.output}
-    while unused := [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in
-                     kept.union(name for other in graph.node for name in other.input)]:
+    while unused := [
+        node
+        for node in graph.node
+        if node.op_type == "Cast" and node.output[0] not in kept.union(name for other in graph.node for name in other.input)
+    ]:
         for node in unused:
             graph.node.remove(node)
 

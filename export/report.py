@@ -8,22 +8,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gazeseg_serve.contract import Run
-from gazeseg_serve.engine import Outputs
+from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.pictures import BLUE, figure, heat, outline, overlay, page, table
 
-from .fidelity import Fidelity, Limits, judged, labels
+from .fidelity import Fidelity, judged, labels
 from .gate_images import GateImages
-from .parity import Parity, Tolerance
+from .parity import Parity
+from .settings import Limits, Tolerance
 
 _WORST = 6
 Runner = Callable[[np.ndarray], Outputs]
 
 
-def exact_report(run: Run, strategy: str, parity: Parity, tolerance: Tolerance, gate: GateImages, graph: Runner,
-                 pictures: bool = True) -> str:
+def exact_report(
+    run: Run, strategy: str, parity: Parity, tolerance: Tolerance, gate: GateImages, graph: Runner, pictures: bool = True
+) -> str:
     """HTML of an exact gate's figures and of the images on which most mask pixels changed."""
-    body = (_said(run, strategy, "fp32", gate) + "<p>The graph must equal the PyTorch ensemble at batch sizes "
-            f"{', '.join(map(str, parity.batch_sizes))}.</p>" + _exact_table(parity, tolerance))
+    body = (
+        _said(run, strategy, "fp32", gate) + "<p>The graph must equal the PyTorch ensemble at batch sizes "
+        f"{', '.join(map(str, parity.batch_sizes))}.</p>" + _exact_table(parity, tolerance)
+    )
     if pictures:
         worst = np.argsort(parity.flipped_by_image)[::-1][:_WORST]
         captions = [f"{gate.names[i]}: {100 * parity.flipped_by_image[i]:.4f} % flipped" for i in worst]
@@ -31,8 +35,18 @@ def exact_report(run: Run, strategy: str, parity: Parity, tolerance: Tolerance, 
     return page("Export report: the gate held", body)
 
 
-def lossy_report(run: Run, strategy: str, precision: str, parity: Parity, fidelity: Fidelity, limits: Limits,
-                 gate: GateImages, graph: Runner, ensemble: Runner, pictures: bool = True) -> str:
+def lossy_report(
+    run: Run,
+    strategy: str,
+    precision: str,
+    parity: Parity,
+    fidelity: Fidelity,
+    limits: Limits,
+    gate: GateImages,
+    graph: Runner,
+    ensemble: Runner,
+    pictures: bool = True,
+) -> str:
     """HTML of a lossy gate's figures and of the images on which graph and ensemble agree least."""
     held = [(name, value, limit) for name, value, limit, _ in judged(fidelity, limits)]
     body = _said(run, strategy, precision, gate) + table(("with a limit", "measured", "limit"), held) + _figures(fidelity)
@@ -40,21 +54,26 @@ def lossy_report(run: Run, strategy: str, precision: str, parity: Parity, fideli
     if pictures:
         worst = np.argsort(fidelity.agreement_by_image)[:_WORST]
         captions = [f"{gate.names[i]}: agreement {fidelity.agreement_by_image[i]:.4f}" for i in worst]
-        body += ("<h2>The images on which they agree least</h2><p>Yellow is the graph's mask, blue the ensemble's.</p>"
-                 + _rows(gate.images[worst], captions, graph, ensemble))
+        body += "<h2>The images on which they agree least</h2><p>Yellow is the graph's mask, blue the ensemble's.</p>" + _rows(
+            gate.images[worst], captions, graph, ensemble
+        )
     return page("Export report: the gate held", body)
 
 
 def _said(run: Run, strategy: str, precision: str, gate: GateImages) -> str:
     levels = ", ".join(f"{level.threshold:g}" for level in run.levels)
-    return (f"<p>Strategy <code>{html.escape(strategy)}</code>, precision <code>{html.escape(precision)}</code>, of "
-            f"{len(run.levels)} levels (thresholds {levels}), on {len(gate.images)} {html.escape(gate.source)}.</p>")
+    return (
+        f"<p>Strategy <code>{html.escape(strategy)}</code>, precision <code>{html.escape(precision)}</code>, of "
+        f"{len(run.levels)} levels (thresholds {levels}), on {len(gate.images)} {html.escape(gate.source)}.</p>"
+    )
 
 
 def _exact_table(parity: Parity, tolerance: Tolerance | None) -> str:
-    rows: list[tuple[object, ...]] = [("max |difference| of the probability", parity.max_difference),
-                                      ("max |difference| of the disagreement", parity.max_disagreement_difference),
-                                      ("share of flipped mask pixels", parity.flipped)]
+    rows: list[tuple[object, ...]] = [
+        ("max |difference| of the probability", parity.max_difference),
+        ("max |difference| of the disagreement", parity.max_disagreement_difference),
+        ("share of flipped mask pixels", parity.flipped),
+    ]
     if tolerance is None:
         return table(("what", "measured"), rows)
     ends = (tolerance.max_difference, tolerance.max_difference, tolerance.flipped)
@@ -70,13 +89,18 @@ def _figures(found: Fidelity) -> str:
         ("max |difference| of the probability", found.max_difference),
         ("calibration shift of the probability", found.calibration_shift),
         ("mean |difference| of the disagreement", found.disagreement_error),
-        ("correlation of the disagreement", found.disagreement_correlation)]
+        ("correlation of the disagreement", found.disagreement_correlation),
+    ]
     if found.truth is not None:
         t = found.truth
-        rows += [(f"mean Dice of the ensemble on {t.images} true masks", t.dice_ensemble), ("of the graph", t.dice_graph),
-                 ("loss, 95 % interval from", t.dice_loss_low), ("to", t.dice_loss_high),
-                 ("calibration error of the ensemble", t.calibration_error_ensemble),
-                 ("of the graph", t.calibration_error_graph)]
+        rows += [
+            (f"mean Dice of the ensemble on {t.images} true masks", t.dice_ensemble),
+            ("of the graph", t.dice_graph),
+            ("loss, 95 % interval from", t.dice_loss_low),
+            ("to", t.dice_loss_high),
+            ("calibration error of the ensemble", t.calibration_error_ensemble),
+            ("of the graph", t.calibration_error_graph),
+        ]
     return table(("what", "measured"), [row for row in rows if row[1] is not None])
 
 

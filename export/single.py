@@ -8,8 +8,8 @@ import torch
 
 from gazeseg_serve.contract import Run
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.training.ensemble import Ensemble
-from gazeseg_serve.training.unet import UNet
+from gazeseg_serve.training.networks.ensemble import Ensemble
+from gazeseg_serve.training.networks.unet import UNet
 
 
 def average(ensemble: Ensemble) -> Ensemble:
@@ -19,8 +19,12 @@ def average(ensemble: Ensemble) -> Ensemble:
     ICML 2022); where they did not, the average is another network, and the gate says so.
     """
     states = [level.state_dict() for level in ensemble.networks]
-    mean = {name: torch.stack([s[name].double() for s in states]).mean(dim=0).to(value.dtype)
-            if value.is_floating_point() else value for name, value in states[0].items()}
+    mean = {
+        name: torch.stack([s[name].double() for s in states]).mean(dim=0).to(value.dtype)
+        if value.is_floating_point()
+        else value
+        for name, value in states[0].items()
+    }
     network = copy.deepcopy(ensemble.networks[0])
     network.load_state_dict(mean)
     return alone(ensemble, network)
@@ -30,8 +34,10 @@ def best_level(run: Run, ensemble: Ensemble) -> tuple[int, Ensemble]:
     """(index from 0, the level with the highest validation Dice). ConfigError where the run recorded none."""
     values = [level.metrics.get("val_dice") for level in run.levels]
     if None in values:
-        raise ConfigError("the run recorded no validation Dice for its levels, so none is known to be best; train with "
-                          "true masks of the validation images, or use --strategy fuse")
+        raise ConfigError(
+            "the run recorded no validation Dice for its levels, so none is known to be best; train with "
+            "true masks of the validation images, or use --strategy fuse"
+        )
     best = max(range(len(values)), key=lambda i: values[i])  # type: ignore[arg-type, return-value]
     return best, alone(ensemble, ensemble.networks[best])
 

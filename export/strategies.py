@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from gazeseg_serve.contract import Run
-from gazeseg_serve.engine import Outputs
+from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.training.ensemble import Ensemble, activation
-from gazeseg_serve.training.unet import UNet
+from gazeseg_serve.training.learning.distill import distil
+from gazeseg_serve.training.learning.student import Student
+from gazeseg_serve.training.networks.ensemble import Ensemble
 
-from .distill import Student, StudentGraph, distil
 from .fuse import FusedEnsemble
 from .gate_images import learning_images
 from .parity import eager_ensemble
 from .single import average, best_level
+from .student_graph import StudentGraph, eager_student
 
 STRATEGIES = ("fuse", "average", "best-level", "distill")
 
@@ -39,8 +39,15 @@ class Built:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def build_strategy(strategy: str, run: Run, ensemble: Ensemble, student: Student, data: Path | None = None,
-                   unlabelled: Sequence[Path] = (), keep: Path | None = None) -> Built:
+def build_strategy(
+    strategy: str,
+    run: Run,
+    ensemble: Ensemble,
+    student: Student,
+    data: Path | None = None,
+    unlabelled: Sequence[Path] = (),
+    keep: Path | None = None,
+) -> Built:
     """Raises ConfigError for an unknown strategy or one that this run cannot have, and what `distil` raises."""
     if strategy == "fuse":
         return Built(FusedEnsemble(ensemble), eager_ensemble(ensemble), len(ensemble.levels) > 1)
@@ -56,17 +63,7 @@ def build_strategy(strategy: str, run: Run, ensemble: Ensemble, student: Student
         start = ensemble.networks[best_level(run, ensemble)[0] if recorded else 0]
         network = distil(ensemble, images, student, start, keep)
         graph = StudentGraph(network, run.input)
-        return Built(graph, eager_student(network, graph), graph.has_disagreement,
-                     {"student": asdict(student) | {"images": len(images)}})
+        return Built(
+            graph, eager_student(network, graph), graph.has_disagreement, {"student": asdict(student) | {"images": len(images)}}
+        )
     raise ConfigError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
-
-
-def eager_student(student: UNet, graph: StudentGraph) -> Callable[[np.ndarray], Outputs]:
-    """The student as trained, its two last convolutions apart. `(B, H, W, C)` -> Outputs."""
-    @torch.no_grad()
-    def run(batch: np.ndarray) -> Outputs:
-        logits = student(graph.normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).float()))
-        spread = (logits[:, graph.classes].sigmoid() / 2).numpy() if graph.has_disagreement else None
-        return Outputs(activation(logits[:, :graph.classes]).numpy(), spread)
-
-    return run

@@ -24,8 +24,9 @@ def write_triton(artifact_folder: Path, out: Path, name: str = "gazeseg", max_ba
     artifact that changed or an `out` that holds something else, ConfigError for a name or batch that Triton refuses.
     """
     if not name.replace("_", "").replace("-", "").isalnum() or max_batch < 1:
-        raise ConfigError(f"a Triton model needs a name of letters, digits, _ and -, and a batch from 1 up, not {name!r} "
-                          f"and {max_batch}")
+        raise ConfigError(
+            f"a Triton model needs a name of letters, digits, _ and -, and a batch from 1 up, not {name!r} and {max_batch}"
+        )
     artifact = Artifact.load(artifact_folder)
     with staged_folder(out, f"{name}/{CONFIG_FILE}") as folder:
         version = folder / name / "1"
@@ -42,8 +43,10 @@ def triton_config(artifact: Artifact, name: str, max_batch: int, gpu: bool) -> s
     preferred = f"preferred_batch_size: [ {batches}, {max_batch} ]" if batches else f"preferred_batch_size: [ {max_batch} ]"
     instances = "count: 1 kind: KIND_GPU" if gpu else "count: 2 kind: KIND_CPU"
     zeros = f'{{ key: "{image.name}" value {{ data_type: {_TYPES[image.dtype]} {_dims(image)} zero_data: true }} }}'
-    warm_ups = "\n".join(f'model_warmup {{ name: "batch of {size}" batch_size: {size} inputs {zeros} }}'
-                         for size in dict.fromkeys((1, max_batch)))
+    warm_ups = "\n".join(
+        f'model_warmup {{ name: "batch of {size}" batch_size: {size} inputs {zeros} }}'
+        for size in dict.fromkeys((1, max_batch))
+    )
     outputs = "\n".join(f"output {_tensor(tensor)}" for tensor in artifact.outputs)
     return f"""name: "{name}"
 backend: "onnxruntime"
@@ -54,7 +57,7 @@ dynamic_batching {{ {preferred} max_queue_delay_microseconds: {_QUEUE_DELAY} }}
 instance_group {{ {instances} }}
 {warm_ups}
 parameters {{ key: "artifact_id" value {{ string_value: "{artifact.id}" }} }}
-parameters {{ key: "classes" value {{ string_value: "{', '.join(artifact.input.classes)}" }} }}
+parameters {{ key: "classes" value {{ string_value: "{", ".join(artifact.input.classes)}" }} }}
 parameters {{ key: "threshold" value {{ string_value: "{artifact.threshold:g}" }} }}
 """
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from .dataset import image_files
 from .errors import DatasetError, ImageError
 from .files import write_bytes
-from .imaging import decode_image, encode_png, read_image
+from .imaging import decode_image, read_image
+from .outputs import encode_mask
 from .predictor import Predictor
 from .progress import track
 
@@ -31,8 +30,9 @@ class Summary:
         return dataclasses.asdict(self)
 
 
-def predict_files(artifact: Path, inputs: Sequence[Path], out: Path, threshold: float | None = None,
-                  device: str = "auto") -> Summary:
+def predict_files(
+    artifact: Path, inputs: Sequence[Path], out: Path, threshold: float | None = None, device: str = "auto"
+) -> Summary:
     """Write `<stem>.png`, the mask in the image's own size, for every image among `inputs` (files, folders, `-`).
 
     One class: 1 bit a pixel, 0 or 255. Several: 8 bit, the label itself. An unreadable image is listed and the rest go
@@ -46,8 +46,11 @@ def predict_files(artifact: Path, inputs: Sequence[Path], out: Path, threshold: 
     for name, path in track(files.items(), "segmenting", len(files)):
         try:
             spec = predictor.spec
-            image = (decode_image(sys.stdin.buffer.read(), spec.channels, dtype=spec.dtype) if path == STDIN else
-                     read_image(path, spec.channels, dtype=spec.dtype))
+            image = (
+                decode_image(sys.stdin.buffer.read(), spec.channels, dtype=spec.dtype)
+                if path == STDIN
+                else read_image(path, spec.channels, dtype=spec.dtype)
+            )
         except ImageError as error:
             summary.failures[str(path)] = str(error)
             continue
@@ -55,10 +58,6 @@ def predict_files(artifact: Path, inputs: Sequence[Path], out: Path, threshold: 
         write_bytes(out / f"{name}.png", encode_mask(mask, len(predictor.spec.classes)))
         summary.written += 1
     return summary
-
-
-def encode_mask(mask: np.ndarray, classes: int) -> bytes:
-    return encode_png(mask, bilevel=True) if classes == 1 else encode_png(mask)
 
 
 def collect(inputs: Sequence[Path]) -> dict[str, Path]:

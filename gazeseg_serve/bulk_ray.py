@@ -15,10 +15,11 @@ import numpy as np
 import ray
 import ray.data
 
-from .bulk import STDIN, Summary, collect, encode_mask
+from .bulk import STDIN, Summary, collect
 from .errors import ConfigError, ImageError
 from .files import write_bytes
 from .imaging import read_image
+from .outputs import encode_mask
 from .predictor import Predictor
 
 _IMAGES = 8  # in one task: what is done again where an actor dies
@@ -48,8 +49,14 @@ class _Worker:
         return ""
 
 
-def predict_on_ray(artifact: Path, inputs: Sequence[Path], out: Path, threshold: float | None = None, device: str = "auto",
-                   actors: int | None = None) -> Summary:
+def predict_on_ray(
+    artifact: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    threshold: float | None = None,
+    device: str = "auto",
+    actors: int | None = None,
+) -> Summary:
     """As `bulk.predict_files`, on the cluster of RAY_ADDRESS or, without one, on this machine's cores.
 
     Masks that are in `out` already are left as they are and not counted; images that failed are tried once more, then
@@ -72,11 +79,17 @@ def predict_on_ray(artifact: Path, inputs: Sequence[Path], out: Path, threshold:
         if not waiting:
             break
         summary.failures = {}
-        table = ray.data.from_items([{"name": name, "path": str(path)} for name, path in waiting.items()],
-                                    override_num_blocks=-(-len(waiting) // _IMAGES))
+        table = ray.data.from_items(
+            [{"name": name, "path": str(path)} for name, path in waiting.items()],
+            override_num_blocks=-(-len(waiting) // _IMAGES),
+        )
         answers = table.map_batches(
-            _Worker, fn_constructor_args=(str(artifact.absolute()), str(out), threshold, device), batch_size=_IMAGES,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors), num_cpus=1)
+            _Worker,
+            fn_constructor_args=(str(artifact.absolute()), str(out), threshold, device),
+            batch_size=_IMAGES,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+            num_cpus=1,
+        )
         for row in answers.iter_rows():
             if row["error"]:
                 summary.failures[row["path"]] = row["error"]

@@ -23,22 +23,30 @@ def model_card(folder: Path) -> tuple[list[str], dict[str, Any]]:
 
 def _artifact_lines(folder: Path, artifact: Artifact) -> list[str]:
     size = (folder / artifact.model).stat().st_size / 2**20
-    lines = [f"artifact     {folder}", f"id           {artifact.id}",
-             f"model        {artifact.strategy}, {artifact.precision}, {size:.1f} MiB, hashes checked",
-             *_input_lines(artifact.input)]
+    lines = [
+        f"artifact     {folder}",
+        f"id           {artifact.id}",
+        f"model        {artifact.strategy}, {artifact.precision}, {size:.1f} MiB, hashes checked",
+        *_input_lines(artifact.input),
+    ]
     lines += [f"output       {t.name} {t.dtype} ({', '.join(map(str, t.axes))})" for t in artifact.outputs]
     lines += [f"threshold    {artifact.threshold:g}"]
     lines += [f"parity       {name} {_short(value)}" for name, value in artifact.parity.items()]
     provenance = artifact.provenance
-    lines += [f"trained      {name} {_short(provenance[name])}" for name in ("thresholds", "architecture", "seed", "metrics")
-              if name in provenance]
+    lines += [
+        f"trained      {name} {_short(provenance[name])}"
+        for name in ("thresholds", "architecture", "seed", "metrics")
+        if name in provenance
+    ]
     return lines
 
 
 def _run_lines(folder: Path, run: Run) -> list[str]:
     lines = [f"run          {folder}", f"network      {_short(run.architecture)}", *_input_lines(run.input)]
-    lines += [f"level {i + 1}      threshold {level.threshold:g}, {level.weights}, {_short(level.metrics)}"
-              for i, level in enumerate(run.levels)]
+    lines += [
+        f"level {i + 1}      threshold {level.threshold:g}, {level.weights}, {_short(level.metrics)}"
+        for i, level in enumerate(run.levels)
+    ]
     lines += [f"ensemble     {_short(run.metrics)}", f"seed         {run.seed}"]
     lines += [f"split        {name}: {len(stems)} images" for name, stems in run.splits.items()]
     lines += [f"fingerprint  {name} {digest[:16]}" for name, digest in run.fingerprints.items()]
@@ -47,8 +55,10 @@ def _run_lines(folder: Path, run: Run) -> list[str]:
 
 def _input_lines(spec: InputSpec) -> list[str]:
     kind = "RGB" if spec.channels == 3 else "grey"
-    return [f"input        {kind} {spec.size} x {spec.size}, {spec.resize}, {spec.normalisation}, {spec.dtype}",
-            f"classes      {', '.join(spec.classes)}"]
+    return [
+        f"input        {kind} {spec.size} x {spec.size}, {spec.resize}, {spec.normalisation}, {spec.dtype}",
+        f"classes      {', '.join(spec.classes)}",
+    ]
 
 
 def _short(value: Any) -> str:

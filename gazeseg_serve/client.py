@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import GazesegError, ImageError, require
-from .imaging import encode_png
+from .png import encode_png
 
 if TYPE_CHECKING:
     import httpx
@@ -62,8 +62,15 @@ class _Call:
 class _Base:
     """What both clients share: building requests, reading answers, and when to try again."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout: float = 60.0, retries: int = 5,
-                 model: str | None = None, transport: Any = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 5,
+        model: str | None = None,
+        transport: Any = None,
+    ) -> None:
         """Make a client of the service at `url`.
 
         timeout: seconds for one try; retries: how often 429, 503 and lost connections are tried again, waiting as long
@@ -73,8 +80,12 @@ class _Base:
         self._httpx = require("httpx", "client")
         self._retries = retries
         self._prefix = "/v1" if model is None else f"/v1/models/{model}"
-        self._options: dict[str, Any] = {"base_url": url, "timeout": timeout, "transport": transport,
-                                         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {}}
+        self._options: dict[str, Any] = {
+            "base_url": url,
+            "timeout": timeout,
+            "transport": transport,
+            "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        }
 
     def _segment_call(self, source: Source, output: str, threshold: float | None, disagreement: bool = False) -> _Call:
         params = {"output": output} | ({} if threshold is None else {"threshold": repr(float(threshold))})
@@ -101,12 +112,16 @@ class _Base:
         if "json" in response.headers.get("content-type", ""):
             parsed = response.json()
             detail = parsed if isinstance(parsed, dict) else {}
-        raise ServiceError(f"the service answered {response.status_code}: {detail.get('detail', response.reason_phrase)}",
-                           response.status_code, str(detail.get("code", "unknown")))
+        raise ServiceError(
+            f"the service answered {response.status_code}: {detail.get('detail', response.reason_phrase)}",
+            response.status_code,
+            str(detail.get("code", "unknown")),
+        )
 
     def _unreachable(self, error: Exception) -> ServiceError:
-        return ServiceError(f"{self._options['base_url']} cannot be reached ({error or type(error).__name__}); "
-                            "is the service running?")
+        return ServiceError(
+            f"{self._options['base_url']} cannot be reached ({error or type(error).__name__}); is the service running?"
+        )
 
 
 class Client(_Base):
@@ -141,8 +156,9 @@ class Client(_Base):
         method = "POST" if call.content else "GET"
         for pause in [*self._pauses(), None]:
             try:
-                response = self._client.request(method, call.path, content=call.content or None, headers=call.headers,
-                                                params=call.params)
+                response = self._client.request(
+                    method, call.path, content=call.content or None, headers=call.headers, params=call.params
+                )
             except self._httpx.TransportError as error:
                 if pause is None:
                     raise self._unreachable(error) from error
@@ -178,8 +194,7 @@ class AsyncClient(_Base):
         """As Client.describe."""
         return dict((await self._send(self._segment_call(source, "json", threshold, disagreement))).json())
 
-    async def arrays(self, source: Source, threshold: float | None = None,
-                     disagreement: bool = False) -> dict[str, np.ndarray]:
+    async def arrays(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> dict[str, np.ndarray]:
         """As Client.arrays."""
         return _as_arrays(await self._send(self._segment_call(source, "npz", threshold, disagreement)))
 
@@ -188,8 +203,7 @@ class AsyncClient(_Base):
 
         for pause in [*self._pauses(), None]:
             try:
-                response = await self._client.post(call.path, content=call.content, headers=call.headers,
-                                                   params=call.params)
+                response = await self._client.post(call.path, content=call.content, headers=call.headers, params=call.params)
             except self._httpx.TransportError as error:
                 if pause is None:
                     raise self._unreachable(error) from error

@@ -1,6 +1,6 @@
 """What the stages agree on: InputSpec, the run folder and the artifact folder, as JSON with schema and hashes.
 
-    training --(run.json, level_<i>.safetensors)--> export --(manifest.json, model.onnx)--> service
+training --(run.json, level_<i>.safetensors)--> export --(manifest.json, model.onnx)--> service
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ class InputSpec:
         if self.normalisation == "imagenet" and self.channels != 3:
             raise ContractError("imagenet normalisation wants 3 channels; use zscore for grey images")
         if self.dtype not in ("uint8", "float32") or (self.dtype == "float32" and self.normalisation == "imagenet"):
-            raise ContractError(f"pixels of {self.dtype!r} with {self.normalisation} normalisation; use uint8, or with zscore "
-                                "float32")
+            raise ContractError(
+                f"pixels of {self.dtype!r} with {self.normalisation} normalisation; use uint8, or with zscore float32"
+            )
         if not self.classes:
             raise ContractError("classes is empty; name at least one foreground class")
 
@@ -173,8 +174,10 @@ class Artifact:
         """Raises ContractError for a missing file, an unknown schema, a wrong field or a file that changed."""
         artifact = _load(cls, folder / MANIFEST_FILE, ARTIFACT_SCHEMA)
         if artifact.inputs != graph_inputs(artifact.input):
-            raise ContractError(f"{folder}: the graph's input is declared as {artifact.inputs}, its InputSpec asks for "
-                                f"{graph_inputs(artifact.input)}; export the run again")
+            raise ContractError(
+                f"{folder}: the graph's input is declared as {artifact.inputs}, its InputSpec asks for "
+                f"{graph_inputs(artifact.input)}; export the run again"
+            )
         if artifact.files.get(artifact.model) != artifact.id:
             raise ContractError(f"{folder}: the id is {artifact.id}, the model's hash {artifact.files.get(artifact.model)}")
         for name, digest in artifact.files.items():
@@ -202,8 +205,7 @@ def graph_outputs(spec: InputSpec, disagreement: bool) -> tuple[Tensor, ...]:
 
 def split_fingerprints(splits: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
     """What an artifact tells of the splits: their sizes and hashes. Image names may name patients, so they stay home."""
-    return {name: {"images": len(stems), "sha256": sha256("\n".join(sorted(stems)).encode())}
-            for name, stems in splits.items()}
+    return {name: {"images": len(stems), "sha256": sha256("\n".join(sorted(stems)).encode())} for name, stems in splits.items()}
 
 
 def is_run(folder: Path) -> bool:

@@ -68,14 +68,19 @@ class Dataset:
         What `splits/` does not say is made: without `val.txt` one training image in nine, drawn with `seed` from
         the sorted stems, becomes validation. Raises DatasetError for an unknown stem or an image in two splits.
         """
-        named = {name: _read_split(self.root / "splits" / f"{name}.txt", self.images)
-                 for name in SPLIT_NAMES if (self.root / "splits" / f"{name}.txt").is_file()}
+        named = {
+            name: _read_split(self.root / "splits" / f"{name}.txt", self.images)
+            for name in SPLIT_NAMES
+            if (self.root / "splits" / f"{name}.txt").is_file()
+        }
         for i, first in enumerate(named):
-            for second in list(named)[i + 1:]:
+            for second in list(named)[i + 1 :]:
                 shared = sorted(set(named[first]) & set(named[second]))
                 if shared:
-                    raise DatasetError(f"splits {first} and {second} share {len(shared)} image(s), {shared[0]} for one; "
-                                       "take them out of one of the two files")
+                    raise DatasetError(
+                        f"splits {first} and {second} share {len(shared)} image(s), {shared[0]} for one; "
+                        "take them out of one of the two files"
+                    )
         if "train" not in named:
             taken = {stem for stems in named.values() for stem in stems}
             named["train"] = tuple(stem for stem in self.images if stem not in taken)
@@ -98,8 +103,11 @@ def seeded_split(stems: Iterable[str], seed: int = 0) -> tuple[tuple[str, ...], 
 
 def image_files(folder: Path) -> list[Path]:
     """The image files of a folder, sorted by name; hidden files are left out."""
-    return sorted(path for path in folder.iterdir()
-                  if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file())
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -115,8 +123,9 @@ def _read_split(path: Path, images: Mapping[str, Path]) -> tuple[str, ...]:
     stems = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     unknown = [stem for stem in stems if stem not in images]
     if unknown:
-        raise DatasetError(f"{path} names {len(unknown)} image(s) that are not there, {unknown[0]} for one; "
-                           "write one stem (no suffix) a line")
+        raise DatasetError(
+            f"{path} names {len(unknown)} image(s) that are not there, {unknown[0]} for one; write one stem (no suffix) a line"
+        )
     if len(set(stems)) != len(stems):
         raise DatasetError(f"{path} names an image twice; keep one line an image")
     return tuple(sorted(stems))

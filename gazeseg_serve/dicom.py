@@ -13,11 +13,24 @@ from .errors import ImageTooLarge, MalformedImage, UnsupportedImage, require
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from .imaging import Limits
+    from .pixels import Limits
 
 # What pydicom raises on broken files, found by mutating files; `broken_errors` adds its own.
-_BROKEN = (AttributeError, ValueError, TypeError, KeyError, IndexError, EOFError, OSError, OverflowError, RuntimeError,
-           NotImplementedError, struct.error, LookupError, ArithmeticError)
+_BROKEN = (
+    AttributeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    NotImplementedError,
+    struct.error,
+    LookupError,
+    ArithmeticError,
+)
 # Where an enhanced multi-frame object keeps, frame by frame, what a plain one has at the top.
 _FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 
@@ -42,8 +55,7 @@ def read_dataset(data: bytes, limits: Limits) -> Dataset:
         photometric = str(dataset.PhotometricInterpretation)
         depth, samples = int(dataset.BitsAllocated), int(dataset.get("SamplesPerPixel", 1))
     except broken_errors() as error:
-        raise MalformedImage(f"the DICOM file cannot be read ({type(error).__name__}); "
-                             "send one image object, whole") from error
+        raise MalformedImage(f"the DICOM file cannot be read ({type(error).__name__}); send one image object, whole") from error
     if rows < 1 or columns < 1 or frames < 1:
         raise MalformedImage(f"the DICOM file says {frames} frames of {rows} x {columns} pixels")
     if rows * columns * frames > limits.max_pixels:
@@ -74,8 +86,9 @@ def decode_dicom(data: bytes, limits: Limits, dtype: str = "uint8") -> np.ndarra
     """Decode a single-frame DICOM file to `(H, W, 1 or 3)`, as `decode_frames` does each frame."""
     dataset = read_dataset(data, limits)
     if frame_count(dataset) != 1:
-        raise UnsupportedImage(f"the DICOM file holds {frame_count(dataset)} frames; ask for dicom-seg, "
-                               "or send one frame a file")
+        raise UnsupportedImage(
+            f"the DICOM file holds {frame_count(dataset)} frames; ask for dicom-seg, or send one frame a file"
+        )
     return decode_frames(dataset, dtype)[0]
 
 
@@ -93,9 +106,10 @@ def decode_frames(dataset: Dataset, dtype: str = "uint8") -> list[np.ndarray]:
         frames = pixels if frame_count(dataset) > 1 else pixels[None]
         return [_frame(frame, dataset, index, dtype) for index, frame in enumerate(frames)]
     except broken_errors() as error:
-        raise MalformedImage("the DICOM pixels cannot be decoded: the file is truncated or corrupt, or compressed in a "
-                             f"way that the decoders here do not know ({type(error).__name__}); send it uncompressed"
-                             ) from error
+        raise MalformedImage(
+            "the DICOM pixels cannot be decoded: the file is truncated or corrupt, or compressed in a "
+            f"way that the decoders here do not know ({type(error).__name__}); send it uncompressed"
+        ) from error
 
 
 def _check_decoder(dataset: Dataset) -> None:
@@ -115,7 +129,7 @@ def _check_decoder(dataset: Dataset) -> None:
 def _frame(pixels: np.ndarray, dataset: Dataset, index: int, dtype: str) -> np.ndarray:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
 
-    from .imaging import unit_range
+    from .pixels import unit_range
 
     deep = dtype == "float32"
     photometric = str(dataset.PhotometricInterpretation)
@@ -142,8 +156,18 @@ def _parameters(dataset: Dataset, index: int) -> Dataset:
     from pydicom import Dataset
 
     found: Any = Dataset()
-    names = ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth",
-             "VOILUTFunction", "VOILUTSequence", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
+    names = (
+        "RescaleSlope",
+        "RescaleIntercept",
+        "ModalityLUTSequence",
+        "WindowCenter",
+        "WindowWidth",
+        "VOILUTFunction",
+        "VOILUTSequence",
+        "BitsStored",
+        "PixelRepresentation",
+        "PhotometricInterpretation",
+    )
     groups = [dataset]
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
     each = dataset.get("PerFrameFunctionalGroupsSequence") or []

@@ -47,8 +47,9 @@ def segmentation(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifa
             source_images=sources,
             pixel_array=masks,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_describe(name, number, artifact)
-                                  for number, name in enumerate(artifact.input.classes, start=1)],
+            segment_descriptions=[
+                _describe(name, number, artifact) for number, name in enumerate(artifact.input.classes, start=1)
+            ],
             series_instance_uid=_uid("series", seed),
             series_number=100,
             sop_instance_uid=_uid("instance", seed),
@@ -63,11 +64,14 @@ def segmentation(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifa
         file = io.BytesIO()
         written.save_as(file)
     except broken_errors() as error:
-        raise UnsupportedImage("no segmentation object can be made for these DICOM files: they must be of one series and "
-                               f"size, with their study, series and position ({error})") from error
+        raise UnsupportedImage(
+            "no segmentation object can be made for these DICOM files: they must be of one series and "
+            f"size, with their study, series and position ({error})"
+        ) from error
     if written.NumberOfFrames != len(masks) * len(artifact.input.classes):
-        raise UnsupportedImage("the DICOM files lack positions of their own for every frame; send one frame a file, each "
-                               "in a request of its own")
+        raise UnsupportedImage(
+            "the DICOM files lack positions of their own for every frame; send one frame a file, each in a request of its own"
+        )
     return file.getvalue()
 
 
@@ -83,8 +87,10 @@ def _check_series(sources: Sequence[Dataset]) -> None:
     if len(sources) > 1 and any(frame_count(source) > 1 for source in sources):
         raise UnsupportedImage("several files, and one has many frames; send one multi-frame file, or single frames")
     if (len(sources) > 1 or frame_count(sources[0]) > 1) and not sources[0].get("FrameOfReferenceUID"):
-        raise UnsupportedImage("several frames, but no frame of reference that says where they lie; send one frame a file, "
-                               "each in a request of its own")
+        raise UnsupportedImage(
+            "several frames, but no frame of reference that says where they lie; send one frame a file, "
+            "each in a request of its own"
+        )
     for name in ("SeriesInstanceUID", "Rows", "Columns"):
         values = {str(source.get(name)) for source in sources}
         if len(values) > 1:
@@ -101,8 +107,16 @@ def _complete(source: Dataset) -> Dataset:
     kept = Dataset()
     kept.update({tag: element for tag, element in source.items() if tag < 0x7FE00000})
     kept.file_meta = source.file_meta
-    for name in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
-                 "StudyDate", "StudyTime"):
+    for name in (
+        "PatientID",
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+    ):
         if name not in kept:
             setattr(kept, name, None)
     return kept
@@ -120,8 +134,8 @@ def _describe(name: str, number: int, artifact: Artifact) -> SegmentDescription:
         segmented_property_type=kind,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=hd.AlgorithmIdentificationSequence(
-            name=f"gazeseg-serve {artifact.strategy}", version=artifact.id[:16],
-            family=codes.cid7162.ArtificialIntelligence),
+            name=f"gazeseg-serve {artifact.strategy}", version=artifact.id[:16], family=codes.cid7162.ArtificialIntelligence
+        ),
     )
 
 

@@ -1,17 +1,17 @@
 """Everything this project raises on purpose.
 
-    GazesegError                   exit status 1; the text says what is wrong and how to mend it
-    ├── DatasetError               a dataset folder, table or split that cannot be used
-    ├── ConfigError                a configuration value that cannot be used
-    ├── ImageError                 an image that cannot be read
-    │   ├── MalformedImage         truncated, corrupt or empty
-    │   ├── UnsupportedImage       a format or pixel layout that is not accepted
-    │   └── ImageTooLarge          over the limit in bytes or pixels, found before decoding
-    ├── ContractError              a run or artifact folder with an unknown schema or a wrong hash
-    ├── GateError                  an exported graph that is not as good as what it replaces
-    ├── EngineError                an engine that cannot be started on this machine
-    ├── TrainingError              training that cannot go on (a non-finite loss, say)
-    └── MissingExtraError          a package that an optional extra would have installed
+GazesegError                   exit status 1; the text says what is wrong and how to mend it
+├── DatasetError               a dataset folder, table or split that cannot be used
+├── ConfigError                a configuration value that cannot be used
+├── ImageError                 an image that cannot be read
+│   ├── MalformedImage         truncated, corrupt or empty
+│   ├── UnsupportedImage       a format or pixel layout that is not accepted
+│   └── ImageTooLarge          over the limit in bytes or pixels, found before decoding
+├── ContractError              a run or artifact folder with an unknown schema or a wrong hash
+├── GateError                  an exported graph that is not as good as what it replaces
+├── EngineError                an engine that cannot be started on this machine
+├── TrainingError              training that cannot go on (a non-finite loss, say)
+└── MissingExtraError          a package that an optional extra would have installed
 """
 
 from __future__ import annotations
@@ -76,14 +76,24 @@ def require(module: str, extra: str) -> ModuleType:
         top = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != top:
             raise
-        raise MissingExtraError(
-            f"{top} is not installed; install it with: pip install 'gazeseg-serve[{extra}]'"
-        ) from error
+        raise MissingExtraError(f"{top} is not installed; install it with: pip install 'gazeseg-serve[{extra}]'") from error
 
 
 _EXTRAS = {
-    "train": ("torch", "monai", "kornia", "lightning_fabric", "matplotlib", "pydensecrf", "pymovements", "polars",
-              "safetensors", "scipy", "skimage", "tensorboard"),
+    "train": (
+        "torch",
+        "monai",
+        "kornia",
+        "lightning_fabric",
+        "matplotlib",
+        "pydensecrf",
+        "pymovements",
+        "polars",
+        "safetensors",
+        "scipy",
+        "skimage",
+        "tensorboard",
+    ),
     "export": ("onnx", "onnxscript"),
     "serve": ("bentoml", "_bentoml_impl", "fastapi", "starlette", "pycocotools", "pydantic_settings"),
     "cpu": ("onnxruntime",),

@@ -19,13 +19,19 @@ from PIL import Image
 
 from .contract import Artifact
 from .errors import ConfigError, require
-from .imaging import encode_map, encode_png
+from .png import encode_map, encode_png
 from .predictor import Prediction
 
 FORMATS = ("png", "json", "probability", "overlay", "npz", "dicom-seg")
 DISAGREEMENT_FORMATS = ("json", "overlay", "npz")
-MEDIA_TYPES = {"png": "image/png", "json": "application/json", "probability": "image/png", "overlay": "image/png",
-               "npz": "application/x-npz", "dicom-seg": "application/dicom"}
+MEDIA_TYPES = {
+    "png": "image/png",
+    "json": "application/json",
+    "probability": "image/png",
+    "overlay": "image/png",
+    "npz": "application/x-npz",
+    "dicom-seg": "application/dicom",
+}
 SUFFIXES = {"png": ".png", "json": ".json", "probability": ".png", "overlay": ".png", "npz": ".npz", "dicom-seg": ".dcm"}
 
 
@@ -42,16 +48,23 @@ def check(output: str, artifact: Artifact, disagreement: bool = False) -> None:
     if output not in FORMATS:
         raise ConfigError(f"unknown output {output!r}; known: {', '.join(FORMATS)}")
     if output == "probability" and artifact.input.outputs > 1:
-        raise ConfigError("a PNG holds the probability of one class, and this model has "
-                          f"{len(artifact.input.classes)}; ask for npz")
+        raise ConfigError(
+            f"a PNG holds the probability of one class, and this model has {len(artifact.input.classes)}; ask for npz"
+        )
     if disagreement and not artifact.has_disagreement:
         raise ConfigError("this model gives no disagreement (it holds one network); leave disagreement out")
     if disagreement and output not in DISAGREEMENT_FORMATS:
         raise ConfigError(f"{output} has no place for the disagreement; ask for {', '.join(DISAGREEMENT_FORMATS)}")
 
 
-def render(prediction: Prediction, artifact: Artifact, output: str, threshold: float,
-           disagreement: bool = False, image: np.ndarray | None = None) -> Rendered:
+def render(
+    prediction: Prediction,
+    artifact: Artifact,
+    output: str,
+    threshold: float,
+    disagreement: bool = False,
+    image: np.ndarray | None = None,
+) -> Rendered:
     """Render `prediction` as `output`, one of FORMATS but `dicom-seg`.
 
     image: `(H, W, 1 or 3)` uint8, needed by `overlay`. Raises ConfigError as `check` does.
@@ -128,8 +141,10 @@ def describe(prediction: Prediction, artifact: Artifact, threshold: float, disag
         "model": artifact.id,
         "size": list(prediction.size),
         "threshold": threshold,
-        "classes": [_describe_class(mask == label, name, label, artifact.colours[label - 1])
-                    for label, name in enumerate(artifact.input.classes, start=1)],
+        "classes": [
+            _describe_class(mask == label, name, label, artifact.colours[label - 1])
+            for label, name in enumerate(artifact.input.classes, start=1)
+        ],
         "mean_disagreement": None if spread is None else round(float(spread.mean()), 6),
         "mean_disagreement_in_mask": None if spread is None or not mask.any() else round(float(spread[mask > 0].mean()), 6),
     }
@@ -140,12 +155,25 @@ def describe(prediction: Prediction, artifact: Artifact, threshold: float, disag
 
 def _describe_class(mask: np.ndarray, name: str, label: int, colour: tuple[int, int, int]) -> dict[str, Any]:
     area = int(np.count_nonzero(mask))
-    return {"name": name, "label": label, "colour": list(colour), "area": area, "area_share": area / mask.size,
-            "box": box(mask), "rle": run_lengths(mask), "polygons": polygons(mask)}
+    return {
+        "name": name,
+        "label": label,
+        "colour": list(colour),
+        "area": area,
+        "area_share": area / mask.size,
+        "box": box(mask),
+        "rle": run_lengths(mask),
+        "polygons": polygons(mask),
+    }
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, colours: Sequence[tuple[int, int, int]], opacity: float = 0.4,
-            disagreement: np.ndarray | None = None) -> np.ndarray:
+def overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    colours: Sequence[tuple[int, int, int]],
+    opacity: float = 0.4,
+    disagreement: np.ndarray | None = None,
+) -> np.ndarray:
     """Paint labels `(H, W)` over an image `(H, W, 1 or 3)` uint8, with their outlines; returns `(H, W, 3)` RGB uint8.
 
     disagreement: float32 `(H, W)` in [0, 0.5]; where given, it is added in red, full red at 0.5.
@@ -172,3 +200,7 @@ def as_npz(prediction: Prediction, threshold: float, disagreement: bool) -> byte
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
+
+
+def encode_mask(mask: np.ndarray, classes: int) -> bytes:
+    return encode_png(mask, bilevel=True) if classes == 1 else encode_png(mask)

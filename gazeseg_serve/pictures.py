@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-from .imaging import encode_png, resize_image
+from .pixels import resize_image
+from .png import encode_png
 
 YELLOW = (255, 214, 10)
 BLUE = (0, 180, 216)
@@ -80,10 +81,11 @@ def figure(image: np.ndarray, caption: str, side: int = 160) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """HTML of a table; numbers are right-aligned."""
+
     def cell(value: object) -> str:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        return f'<td{" class=n" if number else ""}>{html.escape(text)}</td>'
+        return f"<td{' class=n' if number else ''}>{html.escape(text)}</td>"
 
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows)
@@ -106,7 +108,9 @@ pre, code { background: var(--soft); border-radius: 4px; padding: .1rem .3rem; }
 
 def page(title: str, body: str) -> str:
     """One self-contained HTML document: no script, nothing loaded from elsewhere."""
-    return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
-            f"<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n"
+    )

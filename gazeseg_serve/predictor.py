@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from .contract import Artifact, InputSpec
-from .engine import Engine, Outputs, open_engine
+from .engines.base import Engine, Outputs
+from .engines.open import open_engine
 from .errors import ImageError
-from .imaging import log_odds, resize_image, resize_map
+from .pixels import log_odds, resize_image, resize_map
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,10 @@ class Predictor:
         """
         spec = self.spec
         if image.dtype != spec.dtype or image.ndim != 3 or image.shape[2] != spec.channels:
-            raise ImageError(f"an image is (H, W, {spec.channels}) {spec.dtype}, this one is {image.shape} {image.dtype}; "
-                             "give read_image the channels and dtype of the predictor's spec")
+            raise ImageError(
+                f"an image is (H, W, {spec.channels}) {spec.dtype}, this one is {image.shape} {image.dtype}; "
+                "give read_image the channels and dtype of the predictor's spec"
+            )
         if image.dtype == np.float32 and not np.isfinite(image).all():
             raise ImageError("the image holds a value that is not finite; replace it")
         return resize_image(image, (spec.size, spec.size))

@@ -25,10 +25,10 @@ from starlette.types import Receive, Scope, Send
 
 from .drain import drain_on_sigterm
 from .edge import Edge
-from .heads import guard_heads
-from .host import Answer, Job, RunBatch
-from .http import create_api
+from .head_limits import guard_heads
+from .model_host import Answer, Job, RunBatch
 from .problems import busy
+from .routes import create_api
 from .runtime import Runtime
 from .settings import Settings
 from .shortcut import Shortcut
@@ -58,8 +58,12 @@ class AdaptiveBatching:
     def __init__(self, run: RunBatch, max_batch: int, max_wait: float, at_once: int) -> None:
         # The latency is a deadline: jobs that cannot make it are dropped. The service's own timeout strikes first.
         self._cork: CorkDispatcher[Job, Answer | None] = CorkDispatcher(
-            max_latency_in_ms=int(max_wait * 2000), max_batch_size=max_batch, fallback=_give_up,
-            shared_sema=NonBlockSema(at_once), get_batch_size=lambda job: 0 if job.gone else 1)
+            max_latency_in_ms=int(max_wait * 2000),
+            max_batch_size=max_batch,
+            fallback=_give_up,
+            shared_sema=NonBlockSema(at_once),
+            get_batch_size=lambda job: 0 if job.gone else 1,
+        )
         self._cork.optimizer = NeverIdle(self._cork.max_latency)
         if at_once > 1:
             # It polls while the engine is busy, a thousand times a second, five times a request. Where a batch
@@ -96,10 +100,20 @@ class Service(bentoml.Service[Any]):
         """What BentoML's own clients ask for at /schema.json."""
         image = {"type": "object", "properties": {"image": {"type": "file"}}, "required": ["image"]}
         routes = [
-            {"name": "segment", "route": "/v1/segment", "batchable": False, "input": image,
-             "output": {"type": "string", "format": "binary"}},
-            {"name": "describe", "route": "/v1/segment?output=json", "batchable": False, "input": image,
-             "output": {"type": "object"}},
+            {
+                "name": "segment",
+                "route": "/v1/segment",
+                "batchable": False,
+                "input": image,
+                "output": {"type": "string", "format": "binary"},
+            },
+            {
+                "name": "describe",
+                "route": "/v1/segment?output=json",
+                "batchable": False,
+                "input": image,
+                "output": {"type": "object"},
+            },
         ]
         return {"name": self.name, "type": "service", "routes": routes}
 

@@ -21,20 +21,40 @@ from starlette.responses import Response, StreamingResponse
 from gazeseg_serve.errors import ImageError, MissingExtraError
 from gazeseg_serve.outputs import SUFFIXES
 
+from .answering import Reply, Wish
 from .cancel import gather_some
-from .host import ModelHost
+from .model_host import ModelHost
 from .negotiate import content_type, slow_body
-from .pipeline import Reply, Wish
 from .problems import REFUSALS, Problem, of_image
 from .runtime import Runtime
 from .segment import BINARY, Disagreement, Name, Output, Threshold, answer_headers, make_wish, within_time
 
-_REQUEST_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
-    "type": "object", "required": ["image"], "properties": {"image": {
-        "type": "array", "items": {"type": "string", "format": "binary"}, "description": "the image files"}}}}}}}
-_ANSWER: dict[int | str, dict[str, Any]] = {200: {
-    "description": "a zip of one answer an image and index.json; JSON lines for output=json; one file for dicom-seg",
-    "content": {"application/zip": BINARY, "application/jsonl": BINARY, "application/dicom": BINARY}}}
+_REQUEST_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {
+                        "image": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "the image files",
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "a zip of one answer an image and index.json; JSON lines for output=json; one file for dicom-seg",
+        "content": {"application/zip": BINARY, "application/jsonl": BINARY, "application/dicom": BINARY},
+    }
+}
 _CHUNK = 256 * 1024
 _IN_MEMORY = 16 * 2**20
 
@@ -50,22 +70,24 @@ class _Item:
 
 def add_batch(api: FastAPI, runtime: Runtime) -> None:
     """Add the two routes to `api`."""
-    shared: dict[str, Any] = {"responses": {**_ANSWER, **REFUSALS}, "response_class": Response,
-                              "openapi_extra": _REQUEST_BODY}
+    shared: dict[str, Any] = {"responses": {**_ANSWER, **REFUSALS}, "response_class": Response, "openapi_extra": _REQUEST_BODY}
 
     @api.post("/v1/segment/batch", summary="Segment several images, or one DICOM series", **shared)
-    async def batch(request: Request, output: Output = None, threshold: Threshold = None,
-                    disagreement: Disagreement = False) -> Response:
+    async def batch(
+        request: Request, output: Output = None, threshold: Threshold = None, disagreement: Disagreement = False
+    ) -> Response:
         return await _batch(runtime, runtime.host(runtime.default), request, output, threshold, disagreement)
 
     @api.post("/v1/models/{name}/segment/batch", summary="The same with the model of that name", **shared)
-    async def batch_with(name: Name, request: Request, output: Output = None, threshold: Threshold = None,
-                         disagreement: Disagreement = False) -> Response:
+    async def batch_with(
+        name: Name, request: Request, output: Output = None, threshold: Threshold = None, disagreement: Disagreement = False
+    ) -> Response:
         return await _batch(runtime, runtime.host(name), request, output, threshold, disagreement)
 
 
-async def _batch(runtime: Runtime, host: ModelHost, request: Request, output: str | None, threshold: float | None,
-                 disagreement: bool) -> Response:
+async def _batch(
+    runtime: Runtime, host: ModelHost, request: Request, output: str | None, threshold: float | None, disagreement: bool
+) -> Response:
     artifact = host.artifact
     # Parts of an archive are never compressed one by one.
     wish = dataclasses.replace(make_wish(request, artifact, output or "png", threshold, disagreement), gzip=False)
@@ -90,8 +112,9 @@ async def _batch(runtime: Runtime, host: ModelHost, request: Request, output: st
     if wish.output == "json":
         return Response(_json_lines(items), media_type="application/jsonl", headers=headers)
     archive = await run_in_threadpool(_zip, items, artifact.id, wish)
-    return StreamingResponse(_chunks(archive), media_type="application/zip", headers=headers,
-                             background=BackgroundTask(archive.close))
+    return StreamingResponse(
+        _chunks(archive), media_type="application/zip", headers=headers, background=BackgroundTask(archive.close)
+    )
 
 
 async def _read_form(request: Request, max_images: int) -> Any:
@@ -113,9 +136,9 @@ def _files(form: Any) -> list[tuple[str, UploadFile]]:
     return list(names.items())
 
 
-async def _segment_all(runtime: Runtime, host: ModelHost, files: list[tuple[str, UploadFile]],
-                       wish: Wish) -> list[_Item]:
+async def _segment_all(runtime: Runtime, host: ModelHost, files: list[tuple[str, UploadFile]], wish: Wish) -> list[_Item]:
     """Every image, a few at a time, so that one batch does not fill the engine's queue for everyone else."""
+
     async def one(name: str, file: UploadFile) -> _Item:
         try:
             reply, _ = await runtime.pipeline.segment(host, await file.read(), wish)

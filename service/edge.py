@@ -22,21 +22,23 @@ log = logging.getLogger("gazeseg_serve.access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # What every answer carries unless its route says otherwise; as bytes, for this is done for every request.
-_DEFAULTS = [(name.lower().encode(), value.encode()) for name, value in {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}.items()]
+_DEFAULTS = [
+    (name.lower().encode(), value.encode())
+    for name, value in {
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }.items()
+]
 
 
 class Edge:
     """ASGI app around `app`. Whatever escapes `app` is a bug: it is logged and answered with a problem document."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, keys: Keys,
-                 admission: Admission) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry, keys: Keys, admission: Admission) -> None:
         self._app, self._telemetry, self._keys, self._admission = app, telemetry, keys, admission
         self._limit = settings.max_bytes + MULTIPART_ALLOWANCE
         self._batch_limit = settings.max_batch_bytes + MULTIPART_ALLOWANCE
@@ -73,11 +75,24 @@ class Edge:
         # The pattern, never the raw path: clients choose that.
         route = scope.get("gazeseg.route") or getattr(scope.get("route"), "path", "") or "other"
         self._telemetry.count(route, visit.status or 499, seconds)
-        log.info("%s %s %d", scope["method"], route, visit.status or 499, extra={
-            "request_id": visit.id, "method": scope["method"], "route": route, "status": visit.status or 499,
-            "seconds": round(seconds, 6), "bytes_in": visit.body.seen if visit.body else 0,
-            "bytes_out": visit.sent, "client": scope.get("gazeseg.client", "refused"),
-            "steps": scope.get("gazeseg.steps"), "model": scope.get("gazeseg.model")})
+        log.info(
+            "%s %s %d",
+            scope["method"],
+            route,
+            visit.status or 499,
+            extra={
+                "request_id": visit.id,
+                "method": scope["method"],
+                "route": route,
+                "status": visit.status or 499,
+                "seconds": round(seconds, 6),
+                "bytes_in": visit.body.seen if visit.body else 0,
+                "bytes_out": visit.sent,
+                "client": scope.get("gazeseg.client", "refused"),
+                "steps": scope.get("gazeseg.steps"),
+                "model": scope.get("gazeseg.model"),
+            },
+        )
 
 
 class _Visit:

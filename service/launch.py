@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gazeseg_serve.contract import Artifact
-from gazeseg_serve.engine import DEVICES
+from gazeseg_serve.engines.open import DEVICES
 from gazeseg_serve.errors import ConfigError
 
 from .limits import Keys

@@ -45,8 +45,9 @@ class BodyLimit:
 
 def too_large(limit: int) -> Problem:
     # The rest of the body is not read, so the connection cannot be used again.
-    return Problem(413, "body-too-large", f"the body is over the limit of {limit} bytes; send a smaller file",
-                   {"Connection": "close"})
+    return Problem(
+        413, "body-too-large", f"the body is over the limit of {limit} bytes; send a smaller file", {"Connection": "close"}
+    )
 
 
 class Keys:
@@ -75,9 +76,12 @@ class Keys:
         # No early exit: the time must not tell which key came near.
         known = [hmac.compare_digest(digest, mine) for mine in self._digests]
         if not any(known):
-            raise Problem(401, "no-key" if not given else "wrong-key",
-                          "send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
-                          {"WWW-Authenticate": "Bearer"})
+            raise Problem(
+                401,
+                "no-key" if not given else "wrong-key",
+                "send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
+                {"WWW-Authenticate": "Bearer"},
+            )
         return "key-" + digest.hex()[:8]
 
 
@@ -96,15 +100,18 @@ class Admission:
         """Hold one place while the block runs. Raises 503 (draining, or full) or 429 (over the client's share)."""
         if self.draining:
             self._telemetry.shed.labels("draining").inc()
-            raise Problem(503, "draining", "the service is shutting down; send the request again",
-                          {"Retry-After": "5", "Connection": "close"})
+            raise Problem(
+                503,
+                "draining",
+                "the service is shutting down; send the request again",
+                {"Retry-After": "5", "Connection": "close"},
+            )
         if self.total >= self._max:
             self._telemetry.shed.labels("queue-full").inc()
             raise busy("queue-full", f"{self._max} requests are being worked on, which is the limit; try again")
         if self._held[client] >= self._share:
             self._telemetry.shed.labels("client-share").inc()
-            raise busy("client-share", f"this client has {self._share} requests under way, which is its share",
-                       status=429)
+            raise busy("client-share", f"this client has {self._share} requests under way, which is its share", status=429)
         self.total += 1
         self._held[client] += 1
         self._telemetry.in_flight.inc()

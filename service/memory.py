@@ -19,5 +19,6 @@ def bound_heaps() -> bool:
     limit would set the second, from which on a heap is cut, to 128 KiB, and every image would come on fresh pages.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in (
-        (_M_MMAP_THRESHOLD, _MMAP_FROM), (_M_TRIM_THRESHOLD, _TRIM_FROM)))
+    return mallopt is not None and all(
+        mallopt(name, value) == 1 for name, value in ((_M_MMAP_THRESHOLD, _MMAP_FROM), (_M_TRIM_THRESHOLD, _TRIM_FROM))
+    )

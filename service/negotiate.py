@@ -23,8 +23,12 @@ def content_type(request: Request) -> str:
     """The request's media type, bare and in lower case. Raises Problem 415 for a compressed body."""
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
-        raise Problem(415, "unsupported-encoding", f"Content-Encoding {coding!r} is not accepted; send the bytes as they are",
-                      {"Accept-Encoding": "identity"})
+        raise Problem(
+            415,
+            "unsupported-encoding",
+            f"Content-Encoding {coding!r} is not accepted; send the bytes as they are",
+            {"Accept-Encoding": "identity"},
+        )
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -35,8 +39,12 @@ async def read_image(request: Request, seconds: float) -> bytes:
     """
     kind = content_type(request)
     if kind != "multipart/form-data" and kind not in IMAGE_TYPES:
-        raise Problem(415, "unsupported-media-type", f"Content-Type {kind or 'missing'!r} is not accepted; send "
-                      f"multipart/form-data with a field 'image', or a raw body as {', '.join(IMAGE_TYPES)}")
+        raise Problem(
+            415,
+            "unsupported-media-type",
+            f"Content-Type {kind or 'missing'!r} is not accepted; send "
+            f"multipart/form-data with a field 'image', or a raw body as {', '.join(IMAGE_TYPES)}",
+        )
     try:
         async with asyncio.timeout(seconds):
             if kind != "multipart/form-data":

@@ -22,25 +22,42 @@ log = logging.getLogger("gazeseg_serve.service")
 _STATUS_OF = {MalformedImage: 400, ImageTooLarge: 413, UnsupportedImage: 415, MissingExtraError: 415, ImageError: 422}
 
 
-_DOCUMENT = {"content": {"application/problem+json": {"schema": {
-    "type": "object", "required": ["type", "title", "status", "code", "detail"],
-    "properties": {"type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"},
-                   "code": {"type": "string"}, "detail": {"type": "string"}, "request_id": {"type": "string"}}}}}}
+_DOCUMENT = {
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "code", "detail"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "code": {"type": "string"},
+                    "detail": {"type": "string"},
+                    "request_id": {"type": "string"},
+                },
+            }
+        }
+    }
+}
 # What the OpenAPI document says of every route that takes an image.
-REFUSALS: dict[int | str, dict[str, Any]] = {status: {"description": description, **_DOCUMENT} for status, description in {
-    400: "malformed image or body",
-    401: "no key, or a wrong one",
-    404: "no such model",
-    406: "nothing that Accept takes",
-    408: "the body came too slowly",
-    412: "the answer would be the one with that ETag",
-    413: "too many bytes or pixels",
-    415: "not a format that is accepted",
-    422: "a parameter or an image that cannot be used",
-    429: "over this client's share; see Retry-After",
-    503: "full, starting or shutting down; see Retry-After",
-    504: "not answered in time",
-}.items()}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": description, **_DOCUMENT}
+    for status, description in {
+        400: "malformed image or body",
+        401: "no key, or a wrong one",
+        404: "no such model",
+        406: "nothing that Accept takes",
+        408: "the body came too slowly",
+        412: "the answer would be the one with that ETag",
+        413: "too many bytes or pixels",
+        415: "not a format that is accepted",
+        422: "a parameter or an image that cannot be used",
+        429: "over this client's share; see Retry-After",
+        503: "full, starting or shutting down; see Retry-After",
+        504: "not answered in time",
+    }.items()
+}
 
 
 class Problem(Exception):
@@ -52,8 +69,13 @@ class Problem(Exception):
 
     def document(self) -> dict[str, Any]:
         """What RFC 9457 calls a problem details object."""
-        return {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status, "code": self.code,
-                "detail": self.detail}
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "code": self.code,
+            "detail": self.detail,
+        }
 
 
 def busy(code: str, detail: str, retry_after: int = 1, status: int = 503) -> Problem:

@@ -9,10 +9,10 @@ import cv2
 
 from gazeseg_serve.errors import ConfigError, GazesegError
 
-from .host import MakeBatching, ModelHost
+from .answering import Pipeline
 from .limits import Admission, Keys
 from .memory import bound_heaps
-from .pipeline import Pipeline
+from .model_host import MakeBatching, ModelHost
 from .problems import Problem
 from .settings import Settings
 from .telemetry import Telemetry
@@ -60,8 +60,10 @@ class Runtime:
         cv2.setNumThreads(1)
         bound_heaps()
         self.pipeline = Pipeline(self.settings.limits, self.telemetry)
-        self._hosts = {name: ModelHost(name, folder, self.settings, self.telemetry, self._make_batching)
-                       for name, folder in folders.items()}
+        self._hosts = {
+            name: ModelHost(name, folder, self.settings, self.telemetry, self._make_batching)
+            for name, folder in folders.items()
+        }
         self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:

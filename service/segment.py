@@ -14,29 +14,48 @@ from gazeseg_serve import outputs
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.errors import ConfigError
 
+from .answering import Steps, Wish
 from .cancel import ClientGone, while_connected
-from .host import ModelHost
+from .model_host import ModelHost
 from .negotiate import IMAGE_TYPES, entity_tag, matches, output_for, read_image, takes_gzip
-from .pipeline import Steps, Wish
 from .problems import REFUSALS, Problem
 from .runtime import Runtime
 
 T = TypeVar("T")
 BINARY = {"schema": {"type": "string", "format": "binary"}}
-_REQUEST_BODY = {"requestBody": {"required": True, "content": {
-    "multipart/form-data": {"schema": {"type": "object", "required": ["image"], "properties": {
-        "image": {"type": "string", "format": "binary", "description": "the image file"}}}},
-    **dict.fromkeys(IMAGE_TYPES, BINARY),
-}}}
+_REQUEST_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary", "description": "the image file"}},
+                }
+            },
+            **dict.fromkeys(IMAGE_TYPES, BINARY),
+        },
+    }
+}
 _ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"description": "the mask, or what `output` asks for", "content": {
-        **dict.fromkeys(sorted(set(outputs.MEDIA_TYPES.values())), BINARY),
-        "application/json": {"schema": {"type": "object"}}}}}
+    200: {
+        "description": "the mask, or what `output` asks for",
+        "content": {
+            **dict.fromkeys(sorted(set(outputs.MEDIA_TYPES.values())), BINARY),
+            "application/json": {"schema": {"type": "object"}},
+        },
+    }
+}
 
-Output = Annotated[Literal["png", "json", "probability", "overlay", "npz", "dicom-seg"] | None,
-                   Query(description="what to answer with; default: what Accept asks for, else png")]
-Threshold = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False,
-                                          description="probability from which a pixel counts; default: the model's own")]
+Output = Annotated[
+    Literal["png", "json", "probability", "overlay", "npz", "dicom-seg"] | None,
+    Query(description="what to answer with; default: what Accept asks for, else png"),
+]
+Threshold = Annotated[
+    float | None,
+    Query(ge=0, le=1, allow_inf_nan=False, description="probability from which a pixel counts; default: the model's own"),
+]
 Disagreement = Annotated[bool, Query(description="add the levels' disagreement (json, overlay, npz)")]
 NoneMatch = Annotated[str | None, Header(description="an ETag: 412 where the answer would be the same")]
 Name = Annotated[str, InPath(description="a name from /v1/models", max_length=200)]
@@ -44,23 +63,34 @@ Name = Annotated[str, InPath(description="a name from /v1/models", max_length=20
 
 def add_segment(api: FastAPI, runtime: Runtime) -> None:
     """Add the two routes to `api`."""
-    shared: dict[str, Any] = {"responses": {**_ANSWER, **REFUSALS}, "response_class": Response,
-                              "openapi_extra": _REQUEST_BODY}
+    shared: dict[str, Any] = {"responses": {**_ANSWER, **REFUSALS}, "response_class": Response, "openapi_extra": _REQUEST_BODY}
 
     @api.post("/v1/segment", summary="Segment one image with the default model", **shared)
-    async def segment(request: Request, output: Output = None, threshold: Threshold = None,
-                      disagreement: Disagreement = False, if_none_match: NoneMatch = None) -> Response:
+    async def segment(
+        request: Request,
+        output: Output = None,
+        threshold: Threshold = None,
+        disagreement: Disagreement = False,
+        if_none_match: NoneMatch = None,
+    ) -> Response:
         host = runtime.host(runtime.default)
         return await segment_one(runtime, host, request, output, threshold, disagreement)
 
     @api.post("/v1/models/{name}/segment", summary="Segment one image with the model of that name", **shared)
-    async def segment_with(name: Name, request: Request, output: Output = None, threshold: Threshold = None,
-                           disagreement: Disagreement = False, if_none_match: NoneMatch = None) -> Response:
+    async def segment_with(
+        name: Name,
+        request: Request,
+        output: Output = None,
+        threshold: Threshold = None,
+        disagreement: Disagreement = False,
+        if_none_match: NoneMatch = None,
+    ) -> Response:
         return await segment_one(runtime, runtime.host(name), request, output, threshold, disagreement)
 
 
-async def segment_one(runtime: Runtime, host: ModelHost, request: Request, output: str | None,
-                      threshold: float | None, disagreement: bool) -> Response:
+async def segment_one(
+    runtime: Runtime, host: ModelHost, request: Request, output: str | None, threshold: float | None, disagreement: bool
+) -> Response:
     """What both routes do. Raises what `problems.of_error` answers."""
     artifact = host.artifact
     wish = make_wish(request, artifact, output, threshold, disagreement)
@@ -70,16 +100,17 @@ async def segment_one(runtime: Runtime, host: ModelHost, request: Request, outpu
         tag = await entity_tag(artifact.id, repr(wish), data)
         if matches(request.headers.get("if-none-match", ""), tag):
             raise Problem(412, "same-answer", "the answer would be the one with this ETag", {"ETag": tag})
-        reply, steps = await within_time(runtime, request, runtime.pipeline.segment(host, data, wish),
-                                         runtime.settings.timeout_seconds)
+        reply, steps = await within_time(
+            runtime, request, runtime.pipeline.segment(host, data, wish), runtime.settings.timeout_seconds
+        )
     request.scope["gazeseg.steps"] = {step: round(value, 6) for step, value in steps.seconds.items()}
     encoding = {"Content-Encoding": "gzip"} if reply.gzipped else {}
-    return Response(reply.content, media_type=reply.media_type,
-                    headers={**answer_headers(artifact, steps), "ETag": tag, **encoding})
+    return Response(
+        reply.content, media_type=reply.media_type, headers={**answer_headers(artifact, steps), "ETag": tag, **encoding}
+    )
 
 
-def make_wish(request: Request, artifact: Artifact, output: str | None, threshold: float | None,
-              disagreement: bool) -> Wish:
+def make_wish(request: Request, artifact: Artifact, output: str | None, threshold: float | None, disagreement: bool) -> Wish:
     """What the client wants, complete. Raises Problem 406 or 422."""
     output = output or output_for(request.headers.get("accept", ""))
     try:
@@ -103,5 +134,9 @@ async def within_time(runtime: Runtime, request: Request, work: Coroutine[Any, A
 
 
 def answer_headers(artifact: Artifact, steps: Steps) -> dict[str, str]:
-    return {"X-Model-Id": artifact.id, "Server-Timing": steps.server_timing(), "X-Batch-Size": str(steps.batch),
-            "Vary": "Accept, Accept-Encoding"}
+    return {
+        "X-Model-Id": artifact.id,
+        "Server-Timing": steps.server_timing(),
+        "X-Batch-Size": str(steps.batch),
+        "Vary": "Accept, Accept-Encoding",
+    }

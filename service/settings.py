@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gazeseg_serve.imaging import Limits
+from gazeseg_serve.pixels import Limits
 
 
 class Settings(BaseSettings):

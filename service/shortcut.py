@@ -29,8 +29,9 @@ class Shortcut:
             scope["gazeseg.route"] = PATH
             scope["app"] = self._api  # by it Starlette knows that its errors are answered here
             try:
-                answer = await segment_one(self._runtime, self._runtime.host(self._runtime.default),
-                                           Request(scope, receive), None, None, False)
+                answer = await segment_one(
+                    self._runtime, self._runtime.host(self._runtime.default), Request(scope, receive), None, None, False
+                )
             except EXPECTED as error:
                 answer = of_error(error, scope["gazeseg.request_id"])
             await answer(scope, receive, send)

@@ -25,17 +25,28 @@ class Telemetry:
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
         self.requests = Counter("gazeseg_requests", "Requests answered", ["route", "status"], registry=registry)
-        self.seconds = Histogram("gazeseg_request_seconds", "Time from the request's head to the answer's last byte",
-                                 ["route"], buckets=_SECONDS, registry=registry)
-        self.steps = Histogram("gazeseg_step_seconds", "Time of one step: read, decode, wait, engine, encode",
-                               ["step"], buckets=_SECONDS, registry=registry)
-        self.batch_size = Histogram("gazeseg_batch_size", "Images in one run of the engine", ["model"],
-                                    buckets=_BATCHES, registry=registry)
+        self.seconds = Histogram(
+            "gazeseg_request_seconds",
+            "Time from the request's head to the answer's last byte",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.steps = Histogram(
+            "gazeseg_step_seconds",
+            "Time of one step: read, decode, wait, engine, encode",
+            ["step"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_size = Histogram(
+            "gazeseg_batch_size", "Images in one run of the engine", ["model"], buckets=_BATCHES, registry=registry
+        )
         self.shed = Counter("gazeseg_shed", "Requests refused or given up", ["reason"], registry=registry)
-        self.in_flight = Gauge("gazeseg_in_flight", "Requests in the house", registry=registry,
-                               multiprocess_mode="livesum")
-        self.queue_depth = Gauge("gazeseg_queue_depth", "Images waiting for the engine", ["model"], registry=registry,
-                                 multiprocess_mode="livesum")
+        self.in_flight = Gauge("gazeseg_in_flight", "Requests in the house", registry=registry, multiprocess_mode="livesum")
+        self.queue_depth = Gauge(
+            "gazeseg_queue_depth", "Images waiting for the engine", ["model"], registry=registry, multiprocess_mode="livesum"
+        )
 
     def count(self, route: str, status: int, seconds: float) -> None:
         """One request answered."""
@@ -79,8 +90,12 @@ def configure_logging(style: str) -> None:
     logging.getLogger("highdicom").setLevel(logging.CRITICAL)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"pydicom|highdicom|PIL")
-    for name, level in (("gazeseg_serve", logging.INFO), ("bentoml", logging.WARNING), ("circus", logging.WARNING),
-                        ("uvicorn.error", logging.WARNING)):
+    for name, level in (
+        ("gazeseg_serve", logging.INFO),
+        ("bentoml", logging.WARNING),
+        ("circus", logging.WARNING),
+        ("uvicorn.error", logging.WARNING),
+    ):
         logger = logging.getLogger(name)
         logger.handlers[:] = []
         logger.propagate = True

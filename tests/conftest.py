@@ -24,7 +24,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset folder of 18 phantoms, 48 x 48 pixels."""
-    from gazeseg_serve.training.simulate import write_phantoms
+    from gazeseg_serve.training.gaze.simulate import write_phantoms
 
     return write_phantoms(tmp_path_factory.mktemp("phantoms") / "data", 18, 48, seed=3)
 
@@ -32,8 +32,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def phantom_masks(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The masks folder of `phantoms`, heatmaps only."""
-    from gazeseg_serve.training.masks_folder import MaskSettings
-    from gazeseg_serve.training.pseudo_masks import make_masks
+    from gazeseg_serve.training.masks.make import make_masks
+    from gazeseg_serve.training.masks.settings import MaskSettings
 
     out = tmp_path_factory.mktemp("masks") / "masks"
     make_masks(phantoms, out, MaskSettings(crf=None), jobs=1)
@@ -45,7 +45,7 @@ def tiny_run(phantoms: Path, phantom_masks: Path, tmp_path_factory: pytest.TempP
     """A run of two 4-wide networks at 32 x 32, trained for three steps: a real run, though not a good one."""
     from tiny import tiny_config
 
-    from gazeseg_serve.training.loop import train
+    from gazeseg_serve.training.learning.loop import train
 
     out = tmp_path_factory.mktemp("run") / "run"
     train(tiny_config(), phantoms, phantom_masks, out, device="cpu")
@@ -74,8 +74,8 @@ def lively_run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from safetensors.torch import save
 
     from gazeseg_serve.files import sha256
-    from gazeseg_serve.training.ensemble import load_ensemble
-    from gazeseg_serve.training.unet import seeded_unet
+    from gazeseg_serve.training.networks.ensemble import load_ensemble
+    from gazeseg_serve.training.networks.unet import seeded_unet
 
     run, ensemble = load_ensemble(tiny_run)
     out = tmp_path_factory.mktemp("lively")

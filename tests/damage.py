@@ -47,8 +47,9 @@ def scale_means(model: Path) -> None:
 
 def kill_a_head(model: Path) -> None:
     """A dead level: its last convolution gives nothing."""
-    change_first(model, lambda dims: len(dims) == 4 and dims[2:] == [1, 1] and dims[0] <= 2 and dims[1] > 3,
-                 lambda values: values * 0)
+    change_first(
+        model, lambda dims: len(dims) == 4 and dims[2:] == [1, 1] and dims[0] <= 2 and dims[1] > 3, lambda values: values * 0
+    )
 
 
 def rename_output(model: Path) -> None:
@@ -67,6 +68,7 @@ def fix_batch(model: Path) -> None:
 
 def made_before(artifact: Path, damage: Callable[[Path], None] = lambda model: None) -> Callable[..., None]:
     """In place of `write_onnx`, which takes seconds: a graph of the same networks, damaged."""
+
     def write(graph: torch.nn.Module, spec: InputSpec, disagreement: bool, path: Path) -> None:
         shutil.copy(artifact / "model.onnx", path)
         damage(path)

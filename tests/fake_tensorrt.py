@@ -41,16 +41,24 @@ def install(monkeypatch: pytest.MonkeyPatch, gpu: Gpu, version: str = VERSIONS[0
     """Put both fakes where the imports look."""
     cuda, bindings = types.ModuleType("cuda"), types.ModuleType("cuda.bindings")
     runtime = make_cuda(gpu, API[version]["cuda"])
-    for name, module in (("tensorrt", make_tensorrt(gpu, version)), ("cuda", cuda), ("cuda.bindings", bindings),
-                         ("cuda.bindings.runtime", runtime)):
+    for name, module in (
+        ("tensorrt", make_tensorrt(gpu, version)),
+        ("cuda", cuda),
+        ("cuda.bindings", bindings),
+        ("cuda.bindings.runtime", runtime),
+    ):
         monkeypatch.setitem(__import__("sys").modules, name, module)
 
 
 def checked(name: str, overloads: list[list[str]], function: Callable[..., Any]) -> Callable[..., Any]:
     """`function(self, ...)` that takes only what one of the recorded overloads takes."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    signatures = [inspect.Signature([inspect.Parameter(p.rstrip("="), kind, default=None if p.endswith("=") else inspect._empty)
-                                     for p in parameters]) for parameters in overloads]
+    signatures = [
+        inspect.Signature(
+            [inspect.Parameter(p.rstrip("="), kind, default=None if p.endswith("=") else inspect._empty) for p in parameters]
+        )
+        for parameters in overloads
+    ]
 
     def call(self: Any, *arguments: Any, **named: Any) -> Any:
         for signature in signatures:
@@ -99,10 +107,16 @@ def make_cuda(gpu: Gpu, recorded: dict[str, list[str]]) -> types.ModuleType:
         return (0,)
 
     calls: dict[str, Callable[..., tuple[Any, ...]]] = {
-        "cudaGetDeviceCount": count, "cudaGetDeviceProperties": properties, "cudaMalloc": malloc, "cudaMemcpyAsync": copy,
-        "cudaFree": lambda address: (0, gpu.memory.pop(address))[:1], "cudaStreamCreate": stream, "cudaStreamDestroy": destroy,
+        "cudaGetDeviceCount": count,
+        "cudaGetDeviceProperties": properties,
+        "cudaMalloc": malloc,
+        "cudaMemcpyAsync": copy,
+        "cudaFree": lambda address: (0, gpu.memory.pop(address))[:1],
+        "cudaStreamCreate": stream,
+        "cudaStreamDestroy": destroy,
         "cudaStreamSynchronize": lambda stream: (0,),
-        "cudaGetErrorString": lambda status: (0, b"CUDA driver version is insufficient" if status == 35 else b"invalid")}
+        "cudaGetErrorString": lambda status: (0, b"CUDA driver version is insufficient" if status == 35 else b"invalid"),
+    }
     assert set(calls) == set(recorded)
     for name, function in calls.items():
         call = checked(name, [recorded[name]], lambda self, *a, f=function: f(*a))
@@ -262,7 +276,7 @@ def make_tensorrt(gpu: Gpu, version: str) -> types.ModuleType:
             values = gpu.change(dict(zip(names, self.engine.session.run(names, {"image": image}), strict=True)))
             for name, value in values.items():
                 raw = np.ascontiguousarray(value).view(np.uint8).ravel()
-                gpu.memory[self.addresses[name]][:len(raw)] = raw
+                gpu.memory[self.addresses[name]][: len(raw)] = raw
             return True
 
     @holds
@@ -321,6 +335,9 @@ def refusals(model: bytes) -> list[str]:
     """What TensorRT says of a graph: bytes may enter and must be cast at once, int8 has no zero points."""
     graph = onnx.load_from_string(model).graph
     bytes_in = {value.name for value in graph.input if value.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
-    found = [f"{node.op_type}: UINT8 is only taken by Cast" for node in graph.node
-             if bytes_in.intersection(node.input) and node.op_type != "Cast"]
+    found = [
+        f"{node.op_type}: UINT8 is only taken by Cast"
+        for node in graph.node
+        if bytes_in.intersection(node.input) and node.op_type != "Cast"
+    ]
     return found + ["QuantizeLinear: zero points are not supported"] * any(n.op_type == "QuantizeLinear" for n in graph.node)

@@ -59,8 +59,15 @@ def seed_corpus() -> dict[str, bytes]:
     from dicoms import dicom_file
 
     corpus["dicom"] = dicom_file(1, grey16)
-    corpus["dicom-rescaled"] = dicom_file(2, grey16, RescaleSlope="2", RescaleIntercept="-1024", WindowCenter="40",
-                                          WindowWidth="400", PhotometricInterpretation="MONOCHROME1")
+    corpus["dicom-rescaled"] = dicom_file(
+        2,
+        grey16,
+        RescaleSlope="2",
+        RescaleIntercept="-1024",
+        WindowCenter="40",
+        WindowWidth="400",
+        PhotometricInterpretation="MONOCHROME1",
+    )
     corpus["dicom-frames"] = dicom_file(3, grey16, NumberOfFrames=2, PixelData=np.stack([grey16] * 2).tobytes())
     return corpus
 
@@ -107,8 +114,14 @@ def _plain(path: str, body: bytes, kind: str, **more: str) -> list[bytes]:
 def _form(parts: list[tuple[str, str, bytes]], boundary: str = "edge") -> bytes:
     out = b""
     for name, filename, content in parts:
-        out += (f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
-                "Content-Type: application/octet-stream\r\n\r\n").encode("latin-1", "replace") + content + b"\r\n"
+        out += (
+            (
+                f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
+                "Content-Type: application/octet-stream\r\n\r\n"
+            ).encode("latin-1", "replace")
+            + content
+            + b"\r\n"
+        )
     return out + f"--{boundary}--\r\n".encode()
 
 
@@ -118,10 +131,30 @@ def _query(rng: random.Random) -> str:
     if rng.random() < 0.85:
         output = rng.choice(("png", "json", "probability", "overlay", "npz", "dicom-seg"))
         return f"?output={output}&threshold={rng.choice(('0', '0.5', '1', '0.999999'))}"
-    return "?" + "&".join(rng.choice((
-        "output=", "output=png%00", "output=json&output=png", "threshold=nan", "threshold=-inf", "threshold=1e999",
-        "threshold=0x1", "disagreement=true", "disagreement=2", "threshold=" + "9" * 400, "%ff=%fe", "a" * 3000,
-        "threshold=%F0%9F%91%81", "output[]=png", "x=1;y=2", "output=DICOM-SEG", "threshold=.5e0")) for _ in range(3))
+    return "?" + "&".join(
+        rng.choice(
+            (
+                "output=",
+                "output=png%00",
+                "output=json&output=png",
+                "threshold=nan",
+                "threshold=-inf",
+                "threshold=1e999",
+                "threshold=0x1",
+                "disagreement=true",
+                "disagreement=2",
+                "threshold=" + "9" * 400,
+                "%ff=%fe",
+                "a" * 3000,
+                "threshold=%F0%9F%91%81",
+                "output[]=png",
+                "x=1;y=2",
+                "output=DICOM-SEG",
+                "threshold=.5e0",
+            )
+        )
+        for _ in range(3)
+    )
 
 
 def _mutated_image(rng: random.Random, corpus: dict[str, bytes]) -> Case:
@@ -135,9 +168,14 @@ def _mutated_image(rng: random.Random, corpus: dict[str, bytes]) -> Case:
 
 
 def _mutated_form(rng: random.Random, corpus: dict[str, bytes]) -> Case:
-    parts = [(rng.choice(("image", "image", "imagé", "", 'a"b', "../x")),
-              rng.choice(("a.png", "../../etc/passwd", "", "\x00", "x" * 2000, "ü.dcm")),
-              rng.choice(list(corpus.values()))) for _ in range(rng.choice((0, 1, 1, 2, 25)))]
+    parts = [
+        (
+            rng.choice(("image", "image", "imagé", "", 'a"b', "../x")),
+            rng.choice(("a.png", "../../etc/passwd", "", "\x00", "x" * 2000, "ü.dcm")),
+            rng.choice(list(corpus.values())),
+        )
+        for _ in range(rng.choice((0, 1, 1, 2, 25)))
+    ]
     body = _form(parts)
     body = mutate(body, rng) if rng.random() < 0.7 else body
     boundary = rng.choice(("edge", "edge", "edge", "edg", "", '"edge"', "x" * 300, "\xff"))
@@ -158,18 +196,34 @@ def _strange_headers(rng: random.Random, corpus: dict[str, bytes]) -> Case:
         "If-None-Match": rng.choice(("*", '"', "W/", 'W/"' + "a" * 3000)),
         "X-Request-Id": rng.choice(("", "x" * 9000, "\x7f", "a\tb", "{}")),
         "Authorization": rng.choice(("Bearer", "Basic ====", "Bearer \xff\xff", " ")),
-        "Content-Type": rng.choice(("", "multipart/form-data", "application/vnd.bentoml+pickle", "image/*",
-                                    "multipart/form-data; boundary=" + "b" * 5000, "application/json", "\xff", "x" * 500)),
+        "Content-Type": rng.choice(
+            (
+                "",
+                "multipart/form-data",
+                "application/vnd.bentoml+pickle",
+                "image/*",
+                "multipart/form-data; boundary=" + "b" * 5000,
+                "application/json",
+                "\xff",
+                "x" * 500,
+            )
+        ),
         "Content-Encoding": rng.choice(("gzip", "deflate", "identity, gzip", "x")),
         "Content-Length": rng.choice(("-1", "abc", "99999999999999999999", "0", "1, 2", "+5")),
         "Transfer-Encoding": rng.choice(("chunked", "gzip, chunked", "identity", "x")),
         "Expect": rng.choice(("100-continue", "200-ok")),
         "Origin": rng.choice(("null", "http://\xff", "x")),
         "Traceparent": rng.choice(("00-" + "0" * 32 + "-" + "0" * 16 + "-01", "junk", "00-" + "f" * 32)),
-        "Forwarded": "for=\"[::1\"", "Range": "bytes=0-,5-1", "Upgrade": rng.choice(("websocket", "h2c")),
+        "Forwarded": 'for="[::1"',
+        "Range": "bytes=0-,5-1",
+        "Upgrade": rng.choice(("websocket", "h2c")),
     }
-    headers = {"Host": rng.choice(("test", "", "a b", "[::1")), "Connection": "close", "Content-Type": "image/png",
-               "Content-Length": str(len(corpus["png"]))}
+    headers = {
+        "Host": rng.choice(("test", "", "a b", "[::1")),
+        "Connection": "close",
+        "Content-Type": "image/png",
+        "Content-Length": str(len(corpus["png"])),
+    }
     headers.update({name: strange[name] for name in rng.sample(sorted(strange), rng.randrange(1, 4))})
     # The server may wait for a body that a length or a coding promises: this client is gone before.
     return Case("strange headers", [_head("/v1/segment" + _query(rng), headers), corpus["png"]], leaves=True)
@@ -177,8 +231,17 @@ def _strange_headers(rng: random.Random, corpus: dict[str, bytes]) -> Case:
 
 def _chunked(rng: random.Random, corpus: dict[str, bytes]) -> Case:
     data = rng.choice(list(corpus.values()))
-    chunks = [_head("/v1/segment" + _query(rng), {"Host": "t", "Content-Type": rng.choice(("image/png", "multipart/form-data; "
-              "boundary=edge")), "Transfer-Encoding": "chunked", "Connection": "close"})]
+    chunks = [
+        _head(
+            "/v1/segment" + _query(rng),
+            {
+                "Host": "t",
+                "Content-Type": rng.choice(("image/png", "multipart/form-data; boundary=edge")),
+                "Transfer-Encoding": "chunked",
+                "Connection": "close",
+            },
+        )
+    ]
     while data:
         size = rng.choice((1, 7, 100, 5000))
         part, data = data[:size], data[size:]
@@ -195,25 +258,64 @@ def _cut_short(rng: random.Random, corpus: dict[str, bytes]) -> Case:
 
 
 def _junk(rng: random.Random, corpus: dict[str, bytes]) -> Case:
-    first = rng.choice((rng.randbytes(200), b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00" + rng.randbytes(100),
-                        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"POST /v1/segment HTTP/1.1\r\n" + b"A: b\r\n" * 500 + b"\r\n",
-                        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n"))
+    first = rng.choice(
+        (
+            rng.randbytes(200),
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"\x16\x03\x01\x02\x00" + rng.randbytes(100),
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"POST /v1/segment HTTP/1.1\r\n" + b"A: b\r\n" * 500 + b"\r\n",
+            b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+        )
+    )
     return Case("not HTTP", [first], leaves=True)
 
 
 def _other_paths(rng: random.Random, corpus: dict[str, bytes]) -> Case:
-    path = rng.choice(("/", "/v1/model", "/v1/models", "/v1/models/default", "/metrics", "/docs", "/openapi.json", "/livez",
-                       "/readyz", "/page/../http.py", "/page/%2e%2e/http.py", "/docs/assets/..%2f..%2fapp.py", "/v1/models/"
-                       + "x" * 300, "/v1/models/%00", "/v1/models/../../segment", "//", "/%", "/\xff", "/schema.json",
-                       "/page/app.js%00", "/v1/segment/", "/v1/models/a%2Fb/segment"))
+    path = rng.choice(
+        (
+            "/",
+            "/v1/model",
+            "/v1/models",
+            "/v1/models/default",
+            "/metrics",
+            "/docs",
+            "/openapi.json",
+            "/livez",
+            "/readyz",
+            "/page/../http.py",
+            "/page/%2e%2e/http.py",
+            "/docs/assets/..%2f..%2fapp.py",
+            "/v1/models/" + "x" * 300,
+            "/v1/models/%00",
+            "/v1/models/../../segment",
+            "//",
+            "/%",
+            "/\xff",
+            "/schema.json",
+            "/page/app.js%00",
+            "/v1/segment/",
+            "/v1/models/a%2Fb/segment",
+        )
+    )
     method = rng.choice(("GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "POST", "get", "X" * 50))
-    return Case("other paths", [_head(path, {"Host": "t", "Connection": "close", "Content-Length": "0"}, method)],
-                leaves=method not in ("GET", "POST"))
+    return Case(
+        "other paths",
+        [_head(path, {"Host": "t", "Connection": "close", "Content-Length": "0"}, method)],
+        leaves=method not in ("GET", "POST"),
+    )
 
 
 _MAKERS: list[tuple[Callable[[random.Random, dict[str, bytes]], Case], int]] = [
-    (_mutated_image, 50), (_mutated_form, 12), (_batch, 6), (_strange_headers, 12), (_chunked, 8), (_cut_short, 3),
-    (_junk, 3), (_other_paths, 6)]
+    (_mutated_image, 50),
+    (_mutated_form, 12),
+    (_batch, 6),
+    (_strange_headers, 12),
+    (_chunked, 8),
+    (_cut_short, 3),
+    (_junk, 3),
+    (_other_paths, 6),
+]
 
 
 def make_case(rng: random.Random, corpus: dict[str, bytes]) -> Case:

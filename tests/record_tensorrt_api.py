@@ -20,23 +20,54 @@ from typing import Any
 
 OUT = Path(__file__).parent / "tensorrt_api.json"
 METHODS = {
-    "ILogger": ["__init__"], "ITimingCache": ["serialize"], "ParserError": ["desc"], "INetworkDefinition": ["get_input"],
-    "Builder": ["__init__", "create_network", "create_builder_config", "create_optimization_profile",
-                "build_serialized_network"],
-    "OnnxParser": ["__init__", "parse", "get_error"], "IOptimizationProfile": ["set_shape"],
-    "IBuilderConfig": ["clear_flag", "create_timing_cache", "set_timing_cache", "get_timing_cache",
-                       "add_optimization_profile"],
+    "ILogger": ["__init__"],
+    "ITimingCache": ["serialize"],
+    "ParserError": ["desc"],
+    "INetworkDefinition": ["get_input"],
+    "Builder": [
+        "__init__",
+        "create_network",
+        "create_builder_config",
+        "create_optimization_profile",
+        "build_serialized_network",
+    ],
+    "OnnxParser": ["__init__", "parse", "get_error"],
+    "IOptimizationProfile": ["set_shape"],
+    "IBuilderConfig": ["clear_flag", "create_timing_cache", "set_timing_cache", "get_timing_cache", "add_optimization_profile"],
     "Runtime": ["__init__", "deserialize_cuda_engine"],
-    "ICudaEngine": ["create_execution_context", "get_tensor_name", "get_tensor_mode", "get_tensor_profile_shape",
-                    "get_tensor_shape"],
-    "IExecutionContext": ["set_input_shape", "set_tensor_address", "execute_async_v3", "get_tensor_shape"]}
+    "ICudaEngine": [
+        "create_execution_context",
+        "get_tensor_name",
+        "get_tensor_mode",
+        "get_tensor_profile_shape",
+        "get_tensor_shape",
+    ],
+    "IExecutionContext": ["set_input_shape", "set_tensor_address", "execute_async_v3", "get_tensor_shape"],
+}
 PROPERTIES = {"OnnxParser": ["num_errors"], "ITensor": ["name", "shape"], "ICudaEngine": ["num_io_tensors"]}
 ENUMS = {"BuilderFlag": ["TF32"], "NetworkDefinitionCreationFlag": ["STRONGLY_TYPED"], "TensorIOMode": ["INPUT", "OUTPUT"]}
-CUDA = ["cudaGetDeviceCount", "cudaGetDeviceProperties", "cudaMalloc", "cudaFree", "cudaMemcpyAsync", "cudaStreamCreate",
-        "cudaStreamDestroy", "cudaStreamSynchronize", "cudaGetErrorString"]
-ENTRIES = ["createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL",
-           "createNvOnnxParserRefitter_INTERNAL", "createNvOnnxParser_INTERNAL", "getNvOnnxParserVersion",
-           "initLibNvInferPlugins", "getBuilderPluginRegistry", "getPluginRegistry"]
+CUDA = [
+    "cudaGetDeviceCount",
+    "cudaGetDeviceProperties",
+    "cudaMalloc",
+    "cudaFree",
+    "cudaMemcpyAsync",
+    "cudaStreamCreate",
+    "cudaStreamDestroy",
+    "cudaStreamSynchronize",
+    "cudaGetErrorString",
+]
+ENTRIES = [
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getNvOnnxParserVersion",
+    "initLibNvInferPlugins",
+    "getBuilderPluginRegistry",
+    "getPluginRegistry",
+]
 
 
 def with_empty_libraries() -> None:
@@ -47,14 +78,19 @@ def with_empty_libraries() -> None:
         for version in (10, 11):
             for name in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
                 library = f"lib{name}.so.{version}"
-                subprocess.run(["gcc", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", str(Path(folder) / library),
-                                str(source)], check=True)
-        subprocess.run([sys.executable, "-W", "ignore", __file__],
-                       env={**os.environ, "LD_LIBRARY_PATH": folder, "EMPTY": folder}, check=True)
+                subprocess.run(
+                    ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", str(Path(folder) / library), str(source)],
+                    check=True,
+                )
+        subprocess.run(
+            [sys.executable, "-W", "ignore", __file__],
+            env={**os.environ, "LD_LIBRARY_PATH": folder, "EMPTY": folder},
+            check=True,
+        )
 
 
 def parameters(text: str) -> list[str]:
-    """"self: A, model: buffer, path: str = None" -> ["model", "path="]; commas inside brackets do not part."""
+    """ "self: A, model: buffer, path: str = None" -> ["model", "path="]; commas inside brackets do not part."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([{<") - (character in ")]}>")
@@ -79,11 +115,17 @@ def record() -> dict[str, Any]:
         for kind, members in kinds.items():
             for member in members:
                 assert hasattr(getattr(trt, kind), member), (kind, member)
-    methods = {f"{kind}.{name}": overloads(name, getattr(getattr(trt, kind), name).__doc__)
-               for kind, names in METHODS.items() for name in names}
+    methods = {
+        f"{kind}.{name}": overloads(name, getattr(getattr(trt, kind), name).__doc__)
+        for kind, names in METHODS.items()
+        for name in names
+    }
     calls = {name: re.match(rf"{name}\((.*?)\)$", runtime.__dict__[name].__doc__.strip().splitlines()[0]) for name in CUDA}
-    cuda = {name: [re.split(r"[ :]", part)[0] if ":" in part else part.split()[-1] for part in found[1].split(", ") if part]
-            for name, found in calls.items() if found}
+    cuda = {
+        name: [re.split(r"[ :]", part)[0] if ":" in part else part.split()[-1] for part in found[1].split(", ") if part]
+        for name, found in calls.items()
+        if found
+    }
     return {trt.__version__: {"methods": methods, "properties": PROPERTIES, "enums": ENUMS, "cuda": cuda}}
 
 

@@ -62,8 +62,11 @@ class Running:
 
     def worker(self) -> psutil.Process:
         """The process that holds the engine."""
-        return next(child for child in psutil.Process(self.process.pid).children(recursive=True)
-                    if "_bentoml_impl.worker.service" in " ".join(child.cmdline()))
+        return next(
+            child
+            for child in psutil.Process(self.process.pid).children(recursive=True)
+            if "_bentoml_impl.worker.service" in " ".join(child.cmdline())
+        )
 
     def batches(self) -> dict[str, float]:
         """The batch-size histogram: the number of engine runs of at most so many images."""
@@ -93,7 +96,11 @@ def running(folder: Path, scratch: Path, **settings: str) -> Iterator[Running]:
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "gazeseg_serve", "serve", str(folder), "--port", str(port)],
-            stdout=out, stderr=subprocess.STDOUT, text=True, env={**os.environ, **settings})
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **settings},
+        )
     service = Running(process, f"http://127.0.0.1:{port}", log)
     try:
         service.wait_until_ready()

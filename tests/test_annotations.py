@@ -18,13 +18,13 @@ from tiny import tiny_config
 from gazeseg_serve.contract import Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.training.annotations import SCHEMES, annotate
-from gazeseg_serve.training.augment import Augmenter
-from gazeseg_serve.training.config import Augment
-from gazeseg_serve.training.data import pack_annotated
-from gazeseg_serve.training.loop import train
-from gazeseg_serve.training.losses import segmentation_loss
-from gazeseg_serve.training.masks_folder import IGNORE
+from gazeseg_serve.training.learning.annotations import annotate
+from gazeseg_serve.training.learning.augment import Augmenter
+from gazeseg_serve.training.learning.config import SCHEMES, Augment
+from gazeseg_serve.training.learning.data import pack_annotated
+from gazeseg_serve.training.learning.loop import train
+from gazeseg_serve.training.learning.losses import segmentation_loss
+from gazeseg_serve.training.masks.levels import IGNORE
 
 
 def ellipses(seed: int, classes: int = 2, side: int = 40) -> np.ndarray:
@@ -136,11 +136,14 @@ def test_unlabelled_pixels_have_no_gradient() -> None:
     assert {tuple(i) for i in logits.grad.nonzero().tolist()} == {(0, 0, 0, 2, 3), (0, 1, 0, 5, 5)}
 
 
-@pytest.mark.parametrize(("overrides", "words"), [
-    (("data.supervision=guess",), "gaze, full, box, point, scribble"),
-    (("data.supervision=full", "data.band=0.2"), "of gaze maps"),
-    (("data.supervision=full", "levels.shared_start=true"), "shared_start = false"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("data.supervision=guess",), "gaze, full, box, point, scribble"),
+        (("data.supervision=full", "data.band=0.2"), "of gaze maps"),
+        (("data.supervision=full", "levels.shared_start=true"), "shared_start = false"),
+    ],
+)
 def test_a_supervision_that_makes_no_sense_is_named(overrides: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny_config(*overrides)

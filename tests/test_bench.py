@@ -12,7 +12,7 @@ from artifacts import write_artifact
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from gazeseg_serve.cli import app
+from gazeseg_serve.cli.options import app
 from gazeseg_serve.errors import ConfigError, EngineError
 from gazeseg_serve.export.bench import bench, parse_counts, peak_memory, time_calls
 from gazeseg_serve.export.flops import count_flops
@@ -21,12 +21,16 @@ from gazeseg_serve.export.flops import count_flops
 def test_the_work_of_a_small_graph_is_counted_by_hand(tmp_path: Path) -> None:
     weights = {"w": (5, 3, 3, 3), "t": (5, 4, 2, 2)}
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1]),
-         helper.make_node("Relu", ["y"], ["r"]),
-         helper.make_node("ConvTranspose", ["r", "t"], ["z"], strides=[2, 2])], "small",
+        [
+            helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["y"], ["r"]),
+            helper.make_node("ConvTranspose", ["r", "t"], ["z"], strides=[2, 2]),
+        ],
+        "small",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])],
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 4, 8, 8])],
-        [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in weights.items()])
+        [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in weights.items()],
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
     first = 4 * 4 * 5 * 3 * 9  # output pixels x channels out x channels in x kernel
     second = 4 * 4 * 5 * 4 * 4  # input pixels x channels in x channels out x kernel
@@ -56,8 +60,9 @@ def test_times_are_of_the_calls_alone() -> None:
 
 def test_bench_from_the_command_line_ends_in_json(tmp_path: Path) -> None:
     artifact = write_artifact(tmp_path)
-    shown = CliRunner().invoke(app, ["bench", str(tmp_path), "--batches", "1,3", "--threads", "1", "--seconds", "0.05",
-                                     "--device", "cpu", "--json"])
+    shown = CliRunner().invoke(
+        app, ["bench", str(tmp_path), "--batches", "1,3", "--threads", "1", "--seconds", "0.05", "--device", "cpu", "--json"]
+    )
     assert shown.exit_code == 0, shown.output
     facts = json.loads(shown.output.splitlines()[-1])
     assert facts["artifact"] == artifact.id

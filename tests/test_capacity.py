@@ -17,8 +17,18 @@ from capacity_model import Service, arrivals, closed_loop, highest_rate, open_lo
 
 def engine_only(*batch_seconds: float, cores: int = 1, at_once: int = 1, lanes: bool = False, **changes: Any) -> Service:
     """A service without HTTP work, decoding and encoding, whose engine uses no core (as a GPU's does not)."""
-    return Service(cores, 0.0, 0.0, 0.0, batch_seconds, [0.0] * len(batch_seconds), lanes=lanes, at_once=at_once,
-                   max_queue=10**9, **changes)
+    return Service(
+        cores,
+        0.0,
+        0.0,
+        0.0,
+        batch_seconds,
+        [0.0] * len(batch_seconds),
+        lanes=lanes,
+        at_once=at_once,
+        max_queue=10**9,
+        **changes,
+    )
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
@@ -95,8 +105,15 @@ def test_every_wait_is_that_of_lindleys_recursion() -> None:
 
 
 def test_contention_is_fitted_to_the_limit_and_to_nothing_else() -> None:
-    parts = {"cores": 2, "http": 0.001, "decode": 0.003, "encode": 0.001, "batch_seconds": [0.013, 0.022, 0.033, 0.044],
-             "busy": [0.9] * 4, "generator": 0.001}
+    parts = {
+        "cores": 2,
+        "http": 0.001,
+        "decode": 0.003,
+        "encode": 0.001,
+        "batch_seconds": [0.013, 0.022, 0.033, 0.044],
+        "busy": [0.9] * 4,
+        "generator": 0.001,
+    }
     measured = {"images_per_second": 50.0, "p50_ms": 100.0, "p99_ms": 100.0}
     offered = [{"rate": 20.0, "seconds": 5.0, "seed": 1, "share": 0.4, "measured": dict(measured)}]
     report = {"parts": parts, "alone": {"measured": dict(measured)}, "limit": {"measured": dict(measured)}, "offered": offered}
@@ -117,8 +134,15 @@ def test_the_highest_rate_holds_and_a_little_more_does_not() -> None:
 
 
 def test_a_plan_has_room_for_the_rate_and_prices_the_cores() -> None:
-    parts = {"cores": 2, "http": 0.001, "decode": 0.003, "encode": 0.001, "batch_seconds": [0.013, 0.022, 0.033, 0.044],
-             "busy": [0.9] * 4, "generator": 0.001}
+    parts = {
+        "cores": 2,
+        "http": 0.001,
+        "decode": 0.003,
+        "encode": 0.001,
+        "batch_seconds": [0.013, 0.022, 0.033, 0.044],
+        "busy": [0.9] * 4,
+        "generator": 0.001,
+    }
     rows = capacity.plan(parts, 1.0, [1, 100], [200], 0.8, price=0.5, requests=2000)
     assert rows[0]["services"] == 1
     for row in rows:

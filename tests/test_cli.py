@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from gazeseg_serve import __version__
 from gazeseg_serve.bulk import predict_files
 from gazeseg_serve.card import model_card
-from gazeseg_serve.cli import app
+from gazeseg_serve.cli.main import app
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import DatasetError
 from gazeseg_serve.predictor import Predictor
@@ -43,13 +43,16 @@ def test_the_version_is_the_package_s() -> None:
     assert CliRunner().invoke(app, ["--version"]).output.strip() == __version__
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (("inspect", "nowhere"), b"neither a run"),
-    (("masks", "nowhere"), b"images/"),
-    (("train", "none.toml", "--data", "nowhere", "--out", "runs/x"), b"none.toml"),
-    (("predict", "nowhere", "also-nowhere.png", "--out", "masks"), b"does not exist"),
-    (("export", "nowhere", "--out", "x"), b"does not exist"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("inspect", "nowhere"), b"neither a run"),
+        (("masks", "nowhere"), b"images/"),
+        (("train", "none.toml", "--data", "nowhere", "--out", "runs/x"), b"none.toml"),
+        (("predict", "nowhere", "also-nowhere.png", "--out", "masks"), b"does not exist"),
+        (("export", "nowhere", "--out", "x"), b"does not exist"),
+    ],
+)
 def test_a_user_s_mistake_is_one_line_and_status_1(arguments: tuple[str, ...], words: bytes, tmp_path: Path) -> None:
     done = cli(*arguments)
     assert done.returncode == 1, done.stderr
@@ -66,18 +69,24 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_status_1(tmp_path: Path
     assert str(tmp_path / "file").encode() in done.stderr
 
 
-@pytest.mark.parametrize(("arguments", "module", "extra"), [
-    (["train", "x.toml", "--data", "x", "--out", "x"], "torch", "train"),
-    (["masks", "x"], "scipy", "train"),
-    (["export", "x", "--out", "x"], "torch", "train"),
-    (["predict", "x.png", "--out", "x"], "onnxruntime", "cpu"),
-    (["serve"], "bentoml", "serve"),
-])
-def test_a_missing_extra_is_named_with_the_command_that_installs_it(arguments: list[str], module: str, extra: str,
-                                                                    tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "module", "extra"),
+    [
+        (["train", "x.toml", "--data", "x", "--out", "x"], "torch", "train"),
+        (["masks", "x"], "scipy", "train"),
+        (["export", "x", "--out", "x"], "torch", "train"),
+        (["predict", "x.png", "--out", "x"], "onnxruntime", "cpu"),
+        (["serve"], "bentoml", "serve"),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(
+    arguments: list[str], module: str, extra: str, tmp_path: Path
+) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "x.png")
-    code = (f"import sys; sys.modules[{module!r}] = None; sys.argv = ['gazeseg-serve', *{arguments!r}]\n"
-            "from gazeseg_serve.cli import main; main()")
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv = ['gazeseg-serve', *{arguments!r}]\n"
+        "from gazeseg_serve.cli.main import main; main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert f"pip install 'gazeseg-serve[{extra}]'" in done.stderr
@@ -91,8 +100,9 @@ def test_wrong_usage_is_status_2() -> None:
 
 def test_predict_reads_files_folders_and_standard_input(tiny_artifact: Path, phantoms: Path, tmp_path: Path) -> None:
     image = next(iter(Dataset.open(phantoms).images.values()))
-    done = cli("predict", str(tiny_artifact), "-", str(phantoms / "images"), "--out", str(tmp_path), "--json",
-               stdin=image.read_bytes())
+    done = cli(
+        "predict", str(tiny_artifact), "-", str(phantoms / "images"), "--out", str(tmp_path), "--json", stdin=image.read_bytes()
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"written": 19, "failures": {}}
     wanted = Predictor.open(tiny_artifact, device="cpu").predict(Dataset.open(phantoms).image(image.stem)).mask()

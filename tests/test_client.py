@@ -30,8 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(folder, tmp_path_factory.mktemp("service"), GAZESEG_API_KEYS="secret",
-                 GAZESEG_MODELS=f"zones={folder / 'zones'}") as service:
+    with running(
+        folder, tmp_path_factory.mktemp("service"), GAZESEG_API_KEYS="secret", GAZESEG_MODELS=f"zones={folder / 'zones'}"
+    ) as service:
         yield service
 
 
@@ -105,7 +106,7 @@ def misbehaving(answers: list[httpx.Response | Exception]) -> tuple[httpx.MockTr
 
 
 def good() -> httpx.Response:
-    from gazeseg_serve.imaging import encode_png
+    from gazeseg_serve.png import encode_png
 
     return httpx.Response(200, content=encode_png(np.eye(4, dtype=np.uint8), bilevel=True), headers={"X-Model-Id": "m"})
 
@@ -119,8 +120,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_busy_answers_and_lost_connections_are_tried_again(pauses: list[float]) -> None:
-    transport, seen = misbehaving([httpx.Response(503, headers={"Retry-After": "2"}), httpx.ConnectError("gone"),
-                                   httpx.Response(429), good()])
+    transport, seen = misbehaving(
+        [httpx.Response(503, headers={"Retry-After": "2"}), httpx.ConnectError("gone"), httpx.Response(429), good()]
+    )
     with Client("http://test", transport=transport) as client:
         np.testing.assert_array_equal(client.segment(PIXELS).labels, np.eye(4))
     assert len(seen) == 4
@@ -149,6 +151,8 @@ def test_other_errors_are_not_tried_again(pauses: list[float]) -> None:
 
 
 def test_the_client_loads_neither_torch_nor_bentoml() -> None:
-    code = ("import sys, gazeseg_serve.client as c; c.Client('http://x').close(); "
-            "sys.exit(any(m in sys.modules for m in ('torch', 'bentoml', 'onnxruntime')))")
+    code = (
+        "import sys, gazeseg_serve.client as c; c.Client('http://x').close(); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'bentoml', 'onnxruntime')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -29,8 +29,9 @@ EAGER = candidate("eager", 1.0, 0.80)
 
 
 def test_the_fastest_that_holds_is_recommended() -> None:
-    name, reason = recommend([EAGER, candidate("slow", 0.5, 0.80), candidate("quick", 0.1, 0.797),
-                              candidate("quicker", 0.05, 0.7, held=False)])
+    name, reason = recommend(
+        [EAGER, candidate("slow", 0.5, 0.80), candidate("quick", 0.1, 0.797), candidate("quicker", 0.05, 0.7, held=False)]
+    )
     assert name == "quick"
     assert "10.0 times" in reason
     assert "+0.0030" in reason
@@ -51,8 +52,9 @@ def test_the_front_holds_what_no_other_beats() -> None:
     assert [x.name for x in pareto([c, d, b, a])] == ["a", "c"]
 
 
-def test_compare_measures_every_way_and_writes_one_page(tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compare_measures_every_way_and_writes_one_page(
+    tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
     result = compare(tiny_run, phantoms, tmp_path / "out", strategies=("fuse",), seconds=0.02, threads=1)
     names = [c.name for c in result.candidates]
@@ -74,8 +76,9 @@ def test_compare_measures_every_way_and_writes_one_page(tiny_run: Path, tiny_art
     assert "http" not in page
 
 
-def test_a_strategy_that_cannot_be_made_is_left_out(tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_strategy_that_cannot_be_made_is_left_out(
+    tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
     facts = json.loads((run / "run.json").read_text())
     for level in facts["levels"]:

@@ -63,6 +63,7 @@ def container(script: ModuleType) -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def inside(script: ModuleType, container: tuple[str, str]):
     """Run Python code in the container; what it printed."""
+
     def run(code: str) -> str:
         return script.Store(STORE).podman("exec", container[0], "python3", "-c", code)
 
@@ -80,8 +81,10 @@ def test_its_answers_are_the_local_ones_byte_for_byte(container: tuple[str, str]
     with running(default_artifact(), tmp_path) as local:
         for name, photo in photographs().items():
             for output in ("png", "json", "probability", "overlay"):
-                here, there = (httpx.post(f"{url}/v1/segment", params={"output": output}, files={"image": photo}, timeout=60)
-                               for url in (local.url, container[1]))
+                here, there = (
+                    httpx.post(f"{url}/v1/segment", params={"output": output}, files={"image": photo}, timeout=60)
+                    for url in (local.url, container[1])
+                )
                 assert here.status_code == there.status_code == 200, there.text
                 assert here.content == there.content, f"{name} as {output} differs"
                 assert here.headers["x-model-id"] == there.headers["x-model-id"]
@@ -90,7 +93,8 @@ def test_its_answers_are_the_local_ones_byte_for_byte(container: tuple[str, str]
 
 
 def test_it_runs_without_rights_on_a_root_that_cannot_be_written(inside) -> None:
-    facts = json.loads(inside("""
+    facts = json.loads(
+        inside("""
 import json, os
 def writable(path):
     try:
@@ -101,25 +105,31 @@ def writable(path):
 status = dict(line.split(":\\t") for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
 print(json.dumps({"uid": os.getuid(), "capabilities": int(status["CapEff"], 16), "no_new": status["NoNewPrivs"],
                   "writable": [path for path in ("/x", "/opt/gazeseg/x", "/models/x", "/home/x", "/tmp/x") if writable(path)]}))
-"""))
+""")
+    )
     assert facts == {"uid": 10001, "capabilities": 0, "no_new": "1", "writable": ["/tmp/x"]}
 
 
 def test_it_holds_no_torch_compiler_or_installer(inside) -> None:
-    found = json.loads(inside("""
+    found = json.loads(
+        inside("""
 import importlib.util, json, shutil
 modules = [m for m in ("torch", "monai", "pydensecrf", "onnx", "pip", "setuptools", "pandas", "polars")
            if importlib.util.find_spec(m)]
 print(json.dumps(modules + [tool for tool in ("gcc", "cc", "g++", "make", "pip", "git") if shutil.which(tool)]))
-"""))
+""")
+    )
     # What the base's own Python brings is not reachable from the service's environment.
     assert found == []
 
 
 def test_every_package_in_it_is_of_the_locked_version(inside) -> None:
     lock = (ROOT / "deploy" / "requirements-cpu.txt").read_text()
-    locked = {line.split("==")[0].lower().replace("_", "-").replace(".", "-"): line.split("==")[1].split()[0]
-              for line in lock.splitlines() if "==" in line}
+    locked = {
+        line.split("==")[0].lower().replace("_", "-").replace(".", "-"): line.split("==")[1].split()[0]
+        for line in lock.splitlines()
+        if "==" in line
+    }
     code = "import json; from importlib.metadata import distributions as d; print(json.dumps({p.name: p.version for p in d()}))"
     found = json.loads(inside(code))
     installed = {name.lower().replace("_", "-").replace(".", "-"): version for name, version in found.items()}

@@ -12,8 +12,16 @@ from gazeseg_serve.files import sha256, staged_folder, write_bytes
 
 def write_run(folder: Path) -> Run:
     write_bytes(folder / "level_1.safetensors", b"weights")
-    run = Run(InputSpec(32), {"width": 4}, (Level(0.5, "level_1.safetensors", sha256(b"weights"), {"val_dice": 0.5}),),
-              {"seed": 1}, 1, {"train": ("a", "b"), "val": ("c",)}, {"images": "0" * 64}, {"torch": "2"})
+    run = Run(
+        InputSpec(32),
+        {"width": 4},
+        (Level(0.5, "level_1.safetensors", sha256(b"weights"), {"val_dice": 0.5}),),
+        {"seed": 1},
+        1,
+        {"train": ("a", "b"), "val": ("c",)},
+        {"images": "0" * 64},
+        {"torch": "2"},
+    )
     run.save(folder)
     return run
 
@@ -43,14 +51,17 @@ def test_a_changed_weights_file_is_an_error_naming_both_hashes(tmp_path: Path) -
     assert sha256(b"other") in str(caught.value)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"surprise": 1}, "unknown field 'surprise'"),
-    ({"seed": "one"}, "seed: expected int"),
-    ({"seed": True}, "seed: expected int"),
-    ({"levels": []}, "no level"),
-    ({"input": {"size": 33}}, "multiple of 16"),
-    ({"levels": [{"threshold": 0.5, "weights": "../x", "sha256": ""}]}, "outside the folder"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"surprise": 1}, "unknown field 'surprise'"),
+        ({"seed": "one"}, "seed: expected int"),
+        ({"seed": True}, "seed: expected int"),
+        ({"levels": []}, "no level"),
+        ({"input": {"size": 33}}, "multiple of 16"),
+        ({"levels": [{"threshold": 0.5, "weights": "../x", "sha256": ""}]}, "outside the folder"),
+    ],
+)
 def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, object], words: str) -> None:
     write_run(tmp_path)
     edit(tmp_path / "run.json", **changes)
@@ -76,10 +87,18 @@ def test_a_damaged_file_is_an_error_of_ours(tmp_path: Path, content: str) -> Non
         Artifact.load(tmp_path)
 
 
-@pytest.mark.parametrize("arguments", [
-    {"size": 0}, {"size": 40}, {"size": 32, "channels": 2}, {"size": 32, "resize": "crop"},
-    {"size": 32, "normalisation": "none"}, {"size": 32, "channels": 1}, {"size": 32, "classes": ()},
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"size": 0},
+        {"size": 40},
+        {"size": 32, "channels": 2},
+        {"size": 32, "resize": "crop"},
+        {"size": 32, "normalisation": "none"},
+        {"size": 32, "channels": 1},
+        {"size": 32, "classes": ()},
+    ],
+)
 def test_an_impossible_input_spec_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ContractError):
         InputSpec(**arguments)  # type: ignore[arg-type]
@@ -98,6 +117,7 @@ def test_whole_numbers_pass_for_floats_but_not_the_other_way() -> None:
 
 def test_a_staged_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "artifact"
+
     def fail_half_way() -> None:
         with staged_folder(target, "done") as folder:
             (folder / "file").write_text("half")

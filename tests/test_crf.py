@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.training.crf import CrfSettings, parse_crf, refine
+from gazeseg_serve.training.masks.crf import refine
+from gazeseg_serve.training.masks.settings import CrfSettings, parse_crf
 
 
 def picture(height=12, width=14):
@@ -78,25 +79,36 @@ def test_settings_are_read_from_the_command_line():
             parse_crf([wrong])
 
 
-@pytest.mark.parametrize("change", [
-    {"sxy": 0.0}, {"sxy": -1.0}, {"srgb": 0.0}, {"sxy": float("nan")}, {"compat": float("inf")}, {"compat": -1.0},
-    {"iterations": 0},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sxy": 0.0},
+        {"sxy": -1.0},
+        {"srgb": 0.0},
+        {"sxy": float("nan")},
+        {"compat": float("inf")},
+        {"compat": -1.0},
+        {"iterations": 0},
+    ],
+)
 def test_settings_that_would_crash_are_refused(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         dataclasses.replace(CrfSettings(), **change)
 
 
-@pytest.mark.parametrize(("damage", "message"), [
-    (lambda image, heat: (image, np.where(heat > 0.5, np.nan, heat)), r"not in \[0, 1\]"),
-    (lambda image, heat: (image, heat * 2), r"not in \[0, 1\]"),
-    (lambda image, heat: (image, heat[:-1]), "wants"),
-    (lambda image, heat: (image[..., :1], heat), "wants"),
-    (lambda image, heat: (image.astype(float), heat), "wants"),
-    (lambda image, heat: (image, heat[0]), "is \\(H, W\\)"),
-    (lambda image, heat: (image[:0], heat[:0]), "is \\(H, W\\)"),
-    (lambda image, heat: (image, (heat > 0.5).astype(np.uint8)), "is \\(H, W\\)"),
-])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda image, heat: (image, np.where(heat > 0.5, np.nan, heat)), r"not in \[0, 1\]"),
+        (lambda image, heat: (image, heat * 2), r"not in \[0, 1\]"),
+        (lambda image, heat: (image, heat[:-1]), "wants"),
+        (lambda image, heat: (image[..., :1], heat), "wants"),
+        (lambda image, heat: (image.astype(float), heat), "wants"),
+        (lambda image, heat: (image, heat[0]), "is \\(H, W\\)"),
+        (lambda image, heat: (image[:0], heat[:0]), "is \\(H, W\\)"),
+        (lambda image, heat: (image, (heat > 0.5).astype(np.uint8)), "is \\(H, W\\)"),
+    ],
+)
 def test_arrays_that_would_crash_are_refused(damage, message):
     with pytest.raises(DatasetError, match=message):
         refine(*damage(*picture()))

@@ -44,12 +44,15 @@ def test_named_splits_are_kept_and_validation_is_made(folder: Path) -> None:
     assert set(splits["train"]) | set(splits["val"]) == set("cdefghij")
 
 
-@pytest.mark.parametrize(("files", "words"), [
-    ({"train.txt": "a\nb", "val.txt": "b\nc"}, "share 1 image"),
-    ({"val.txt": "nobody"}, "nobody"),
-    ({"val.txt": "a\na"}, "twice"),
-    ({"train.txt": "a"}, "too few"),
-])
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"train.txt": "a\nb", "val.txt": "b\nc"}, "share 1 image"),
+        ({"val.txt": "nobody"}, "nobody"),
+        ({"val.txt": "a\na"}, "twice"),
+        ({"train.txt": "a"}, "too few"),
+    ],
+)
 def test_a_wrong_split_is_an_error(folder: Path, files: dict[str, str], words: str) -> None:
     for name, text in files.items():
         (folder / "splits" / name).write_text(text)

@@ -41,8 +41,9 @@ def render(folder: Path) -> list[dict[str, Any]]:
         path = folder / name
         documents += render(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
     for patch in plan.get("patches", []):
-        (target,) = [d for d in documents if d["kind"] == patch["target"]["kind"]
-                     and d["metadata"]["name"] == patch["target"]["name"]]
+        (target,) = [
+            d for d in documents if d["kind"] == patch["target"]["kind"] and d["metadata"]["name"] == patch["target"]["name"]
+        ]
         for step in yaml.safe_load(patch["patch"]):
             apply(target, step)
     return documents
@@ -68,8 +69,13 @@ def by_kind(variant: str) -> dict[str, Any]:
 @pytest.mark.parametrize("variant", ["base", "gpu"])
 def test_every_rendered_manifest_holds_to_kubernetes_schema(variant: str) -> None:
     documents = render(DEPLOY / "kubernetes" / variant)
-    assert {d["kind"] for d in documents} == {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget",
-                                              "NetworkPolicy"}
+    assert {d["kind"] for d in documents} == {
+        "Deployment",
+        "Service",
+        "HorizontalPodAutoscaler",
+        "PodDisruptionBudget",
+        "NetworkPolicy",
+    }
     for document in documents:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
@@ -143,27 +149,37 @@ def test_triton_serves_the_repository_that_the_export_writes(tmp_path: Path) -> 
     pod = made["Deployment"]["spec"]["template"]
     (container,) = pod["spec"]["containers"]
     labels = pod["metadata"]["labels"]
-    for selector in (made["Deployment"]["spec"]["selector"]["matchLabels"], made["Service"]["spec"]["selector"],
-                     made["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
-                     made["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"]):
+    for selector in (
+        made["Deployment"]["spec"]["selector"]["matchLabels"],
+        made["Service"]["spec"]["selector"],
+        made["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        made["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ):
         assert selector == labels
     options = dict(argument[2:].split("=") if "=" in argument else (argument[2:], "") for argument in container["args"])
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": 8000, "grpc": 8001, "metrics": 8002}
     assert {name: int(options[f"{name}-port"]) for name in ports} == ports
     assert {(port["port"], port["targetPort"]) for port in made["Service"]["spec"]["ports"]} == {
-        (number, name) for name, number in ports.items()}
+        (number, name) for name, number in ports.items()
+    }
     probes = {name: container[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
-    assert probes == {"startupProbe": "/v2/health/ready", "readinessProbe": "/v2/health/ready",
-                      "livenessProbe": "/v2/health/live"}
+    assert probes == {
+        "startupProbe": "/v2/health/ready",
+        "readinessProbe": "/v2/health/ready",
+        "livenessProbe": "/v2/health/live",
+    }
     assert pod["spec"]["terminationGracePeriodSeconds"] > int(options["exit-timeout-secs"])
     # The repository is mounted where Triton looks, and nobody in the pod can write it, or anything but /tmp and shared memory.
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
     assert {mount["name"] for mount in mounts.values()} == {volume["name"] for volume in pod["spec"]["volumes"]}
     assert mounts["models"] == {"name": "models", "mountPath": options["model-repository"], "readOnly": True}
     assert {mount["mountPath"] for mount in mounts.values() if not mount.get("readOnly")} == {"/tmp", "/dev/shm"}
-    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
-                                            "capabilities": {"drop": ["ALL"]}}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     assert pod["spec"]["securityContext"]["runAsNonRoot"]
     assert pod["spec"]["securityContext"]["runAsUser"] > 0
     # The repository that the command writes asks for a GPU, and the pod has one.

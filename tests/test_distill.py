@@ -17,14 +17,15 @@ from torch import nn
 from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, TrainingError
-from gazeseg_serve.export import distill
-from gazeseg_serve.export.distill import Student, StudentGraph, distil, distillation_loss, make_student, soft_targets
 from gazeseg_serve.export.gate_images import learning_images
 from gazeseg_serve.export.parity import eager_ensemble
-from gazeseg_serve.export.strategies import eager_student
-from gazeseg_serve.training.augment import Augmenter
-from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
-from gazeseg_serve.training.unet import Architecture
+from gazeseg_serve.export.student_graph import StudentGraph, eager_student
+from gazeseg_serve.training.learning import distill
+from gazeseg_serve.training.learning.augment import Augmenter
+from gazeseg_serve.training.learning.distill import distil, distillation_loss, make_student, soft_targets
+from gazeseg_serve.training.learning.student import Student
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
@@ -48,8 +49,10 @@ def test_the_loss_of_one_class_is_the_sum_over_pixels_of_two_cross_entropies() -
             for x in range(4):
                 z = [float(teacher[m, b, 0, y, x]) for m in range(3)]
                 each = [1 / (1 + np.exp(-v)) for v in z]
-                for target, logit in ((1 / (1 + np.exp(-np.mean(z))), logits[b, 0, y, x]),
-                                      (2 * float(np.std(each)), logits[b, 1, y, x])):
+                for target, logit in (
+                    (1 / (1 + np.exp(-np.mean(z))), logits[b, 0, y, x]),
+                    (2 * float(np.std(each)), logits[b, 1, y, x]),
+                ):
                     p = 1 / (1 + np.exp(-float(logit)))
                     wanted -= target * np.log(p) + (1 - target) * np.log(1 - p)
     assert float(distillation_loss(logits, soft_targets(teacher), 1)) == pytest.approx(wanted / 32, rel=1e-5)
@@ -197,8 +200,9 @@ def test_impossible_students_are_refused() -> None:
         distil(ensemble_of(), IMAGES[:0], TINY)
 
 
-def test_a_student_never_learns_from_what_the_gate_looks_at(tiny_run: Path, phantoms: Path, tmp_path: Path,
-                                                            caplog: pytest.LogCaptureFixture) -> None:
+def test_a_student_never_learns_from_what_the_gate_looks_at(
+    tiny_run: Path, phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run, _ = load_ensemble(tiny_run)
     dataset = Dataset.open(phantoms)
     held_out = run.splits["val"][0]

@@ -11,16 +11,19 @@ import torch
 from tiny import tiny_config
 
 from gazeseg_serve.contract import InputSpec
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.export.distill import Student, make_student
 from gazeseg_serve.export.fuse import FusedEnsemble
 from gazeseg_serve.export.onnx_graph import write_onnx
-from gazeseg_serve.export.parity import Tolerance, eager_ensemble, hold, measure
+from gazeseg_serve.export.parity import eager_ensemble, hold, measure
 from gazeseg_serve.export.quantize import to_int8
-from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
-from gazeseg_serve.training.loop import train
-from gazeseg_serve.training.unet import Architecture, seeded_unet
+from gazeseg_serve.export.settings import Tolerance
+from gazeseg_serve.training.learning.distill import make_student
+from gazeseg_serve.training.learning.loop import train
+from gazeseg_serve.training.learning.student import Student
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
+from gazeseg_serve.training.networks.unet import seeded_unet
 
 ARCHITECTURE = Architecture(4, "batch", stride=2, encoder="efficientnet-lite0")
 LITE = ("network.encoder=efficientnet-lite0", "network.stride=2")
@@ -29,11 +32,13 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint
 
 def test_the_encoder_answers_as_the_original_does() -> None:
     """Figures of efficientnet_lite_pytorch 0.1.0 with the same weights: mean |x|, and values at both ends of each map."""
-    golden = [((16, 32, 48), 6.471189, (5.80686, -8.93088, -12.03118), 2.71751),
-              ((24, 16, 24), 7.123396, (-0.45131, 13.07133, 8.16629), 16.27734),
-              ((40, 8, 12), 6.557868, (-6.33402, 7.67408, 7.84377), 1.35268),
-              ((112, 4, 6), 5.378572, (-2.15053, 4.12006, 4.47661), 6.96922),
-              ((320, 2, 3), 1.381227, (0.63739, 1.15171, 0.94217), -2.38314)]
+    golden = [
+        ((16, 32, 48), 6.471189, (5.80686, -8.93088, -12.03118), 2.71751),
+        ((24, 16, 24), 7.123396, (-0.45131, 13.07133, 8.16629), 16.27734),
+        ((40, 8, 12), 6.557868, (-6.33402, 7.67408, 7.84377), 1.35268),
+        ((112, 4, 6), 5.378572, (-2.15053, 4.12006, 4.47661), 6.96922),
+        ((320, 2, 3), 1.381227, (0.63739, 1.15171, 0.94217), -2.38314),
+    ]
     encoder = seeded_unet(ARCHITECTURE, 0).backbone.encoder.eval()
     with torch.no_grad():
         maps = encoder(torch.linspace(-2, 2, 3 * 64 * 96).view(1, 3, 64, 96))

@@ -10,8 +10,8 @@ from artifacts import write_artifact
 
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.default_model import default_artifact
-from gazeseg_serve.engine import open_engine
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.open import open_engine
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from artifacts import write_artifact
 
-from gazeseg_serve import engine_openvino
 from gazeseg_serve.contract import Artifact
-from gazeseg_serve.engine import DEVICES, open_engine
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines import openvino as engine_openvino
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.open import DEVICES, open_engine
 from gazeseg_serve.errors import EngineError, MissingExtraError
 
 pytest.importorskip("openvino", reason="openvino is not installed")

@@ -19,10 +19,11 @@ from gazeseg_serve.contract import IMAGENET_MEAN, IMAGENET_STD, Level, Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.files import sha256_file
-from gazeseg_serve.imaging import resize_image
-from gazeseg_serve.training.calibration import Reliability
-from gazeseg_serve.training.evaluate import Evaluation, Score, evaluate, hd95
-from gazeseg_serve.training.unet import Architecture, UNet
+from gazeseg_serve.pixels import resize_image
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.unet import UNet
+from gazeseg_serve.training.scoring.calibration import Reliability
+from gazeseg_serve.training.scoring.evaluate import Evaluation, Score, evaluate, hd95
 
 
 def slow_hd95(a: np.ndarray, b: np.ndarray) -> float:
@@ -87,8 +88,15 @@ def probabilities_by_hand(folder: Path, dataset: Dataset, stem: str, chosen: tup
 
 def test_every_subset_of_three_levels_against_a_slow_oracle(three_levels: Path, phantoms: Path, tmp_path: Path) -> None:
     evaluation = evaluate(three_levels, phantoms, "val", tmp_path)
-    subsets = {"level 1": (0,), "level 2": (1,), "level 3": (2,), "levels 1+2": (0, 1), "levels 1+3": (0, 2),
-               "levels 2+3": (1, 2), "ensemble": (0, 1, 2)}
+    subsets = {
+        "level 1": (0,),
+        "level 2": (1,),
+        "level 3": (2,),
+        "levels 1+2": (0, 1),
+        "levels 1+3": (0, 2),
+        "levels 2+3": (1, 2),
+        "ensemble": (0, 1, 2),
+    }
     assert evaluation.members() == tuple(subsets)
     dataset = Dataset.open(phantoms)
     for member, chosen in subsets.items():
@@ -145,8 +153,9 @@ def test_what_cannot_be_scored_is_an_error(tiny_run: Path, phantoms: Path, tmp_p
         evaluate(tiny_run, tmp_path, "val")
 
 
-def test_an_artifact_names_no_image_and_still_knows_its_split(tiny_artifact: Path, phantoms: Path, tmp_path: Path,
-                                                              caplog: pytest.LogCaptureFixture) -> None:
+def test_an_artifact_names_no_image_and_still_knows_its_split(
+    tiny_artifact: Path, phantoms: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     manifest = (tiny_artifact / "manifest.json").read_text()
     assert not [stem for stem in Dataset.open(phantoms).images if stem in manifest]
     with caplog.at_level("WARNING", logger="gazeseg_serve"):

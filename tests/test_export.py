@@ -13,17 +13,19 @@ import torch
 from damage import fix_batch, kill_a_head, made_before, perturb_weight, rename_output, scale_means, swap_channels
 
 from gazeseg_serve.contract import Artifact, InputSpec, Tensor, graph_outputs
-from gazeseg_serve.engine import Engine, Outputs
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.base import Engine, Outputs
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.errors import ConfigError, ContractError, DatasetError, GateError
 from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.fuse import FusedEnsemble, fold_tail
 from gazeseg_serve.export.onnx_graph import write_onnx
-from gazeseg_serve.export.parity import Parity, Tolerance, check_declaration, eager_ensemble, hold, measure
+from gazeseg_serve.export.parity import Parity, check_declaration, eager_ensemble, hold, measure
 from gazeseg_serve.export.pipeline import export_run
+from gazeseg_serve.export.settings import Tolerance
 from gazeseg_serve.predictor import Predictor
-from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
-from gazeseg_serve.training.unet import NORMS, Architecture, seeded_unet
+from gazeseg_serve.training.networks.architecture import NORMS, Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
+from gazeseg_serve.training.networks.unet import seeded_unet
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -51,8 +53,9 @@ def test_the_fused_module_is_the_mean_logit_and_the_spread() -> None:
     ensemble = ensemble_of(levels=3)
     with torch.no_grad():
         probability, disagreement = FusedEnsemble(ensemble)(torch.from_numpy(IMAGES))
-        x = (torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
-             - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+        x = (
+            torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255 - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+        ) / torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
         logits = torch.stack([level(x) for level in ensemble.levels])
     np.testing.assert_allclose(probability, logits.mean(0).sigmoid(), atol=1e-5)
     np.testing.assert_allclose(disagreement, np.std(logits.sigmoid().numpy(), axis=0)[:, 0], atol=1e-5)
@@ -83,8 +86,9 @@ def test_an_artifact_is_complete_and_checked(tiny_artifact: Path, tiny_run: Path
     assert "http" not in report
 
 
-def test_an_export_of_the_same_run_is_the_same_model(tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path
-                                                     ) -> None:
+def test_an_export_of_the_same_run_is_the_same_model(
+    tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path
+) -> None:
     again = export_run(tiny_run, tmp_path / "again", data=phantoms)
     assert again.id == Artifact.load(tiny_artifact).id
 
@@ -97,17 +101,26 @@ def test_the_predictor_says_what_the_networks_say(tiny_artifact: Path, tiny_run:
     np.testing.assert_allclose(found.probability, wanted.probability[0], atol=1e-5)
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (perturb_weight, "not as good as the ensemble"),
-    (scale_means, "not as good as the ensemble"),
-    (swap_channels, "not as good as the ensemble"),
-    (kill_a_head, "not as good as the ensemble"),
-    (rename_output, "outputs are mask"),
-    (fix_batch, "inputs are image"),
-])
-def test_a_damaged_graph_leaves_no_artifact(damage: Callable[[Path], None], words: str, tiny_run: Path,
-                                            tiny_artifact: Path, phantoms: Path, tmp_path: Path,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (perturb_weight, "not as good as the ensemble"),
+        (scale_means, "not as good as the ensemble"),
+        (swap_channels, "not as good as the ensemble"),
+        (kill_a_head, "not as good as the ensemble"),
+        (rename_output, "outputs are mask"),
+        (fix_batch, "inputs are image"),
+    ],
+)
+def test_a_damaged_graph_leaves_no_artifact(
+    damage: Callable[[Path], None],
+    words: str,
+    tiny_run: Path,
+    tiny_artifact: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact, damage))
     with pytest.raises(GateError, match=words):
         export_run(tiny_run, tmp_path / "artifact", data=phantoms)
@@ -126,22 +139,32 @@ class Wrapped:
         return self.change(batch, self.engine.run(batch))
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda b, o: Outputs(o.probability, None), "disagreement is missing"),
-    (lambda b, o: Outputs(o.probability[:, :, :16], o.disagreement), "has shape"),
-    (lambda b, o: Outputs(o.probability * np.nan, o.disagreement), "not finite"),
-    (lambda b, o: Outputs(o.probability + 0.002, o.disagreement), "max |difference| of the probability"),
-    (lambda b, o: Outputs(o.probability, o.disagreement + 0.002), "max |difference| of the disagreement"),
-    (lambda b, o: Outputs(1 - o.probability, o.disagreement), "share of flipped mask pixels"),
-    # Right alone, wrong in a batch: what a graph traced at batch 1 can do.
-    (lambda b, o: Outputs(o.probability if len(b) == 1 else o.probability[::-1], o.disagreement), "the probability is"),
-])
-def test_the_gate_sees_every_kind_of_wrong(change: Callable[[np.ndarray, Outputs], Outputs], words: str, tiny_run: Path,
-                                           tiny_artifact: Path, phantoms: Path, tmp_path: Path,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda b, o: Outputs(o.probability, None), "disagreement is missing"),
+        (lambda b, o: Outputs(o.probability[:, :, :16], o.disagreement), "has shape"),
+        (lambda b, o: Outputs(o.probability * np.nan, o.disagreement), "not finite"),
+        (lambda b, o: Outputs(o.probability + 0.002, o.disagreement), "max |difference| of the probability"),
+        (lambda b, o: Outputs(o.probability, o.disagreement + 0.002), "max |difference| of the disagreement"),
+        (lambda b, o: Outputs(1 - o.probability, o.disagreement), "share of flipped mask pixels"),
+        # Right alone, wrong in a batch: what a graph traced at batch 1 can do.
+        (lambda b, o: Outputs(o.probability if len(b) == 1 else o.probability[::-1], o.disagreement), "the probability is"),
+    ],
+)
+def test_the_gate_sees_every_kind_of_wrong(
+    change: Callable[[np.ndarray, Outputs], Outputs],
+    words: str,
+    tiny_run: Path,
+    tiny_artifact: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
-    monkeypatch.setattr(pipeline, "open_model",
-                        lambda model, precision="fp32": Wrapped(OnnxRuntimeEngine(model, "cpu"), change))
+    monkeypatch.setattr(
+        pipeline, "open_model", lambda model, precision="fp32": Wrapped(OnnxRuntimeEngine(model, "cpu"), change)
+    )
     with pytest.raises(GateError) as caught:
         export_run(tiny_run, tmp_path / "artifact", data=phantoms)
     assert words in str(caught.value)
@@ -153,23 +176,28 @@ def test_a_nan_does_not_pass_the_limits() -> None:
         hold(Parity(1, (1,), float("nan"), 0.0, 0.0, (0.0,)), Tolerance())
 
 
-@pytest.mark.parametrize(("arguments", "error", "words"), [
-    ({"strategy": "magic"}, ConfigError, "known: fuse"),
-    ({"precision": "fp12"}, ConfigError, "known: fp32"),
-    ({"precision": "int8", "data": None}, ConfigError, "pass --data"),
-    ({"strategy": "distill", "data": None}, DatasetError, "--unlabelled FOLDER"),
-    ({"images": 0}, ConfigError, "at least one image"),
-    ({"split": "test"}, DatasetError, "none of the run's test images"),
-])
-def test_impossible_wishes_are_refused(arguments: dict[str, object], error: type[Exception], words: str, tiny_run: Path,
-                                       phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"strategy": "magic"}, ConfigError, "known: fuse"),
+        ({"precision": "fp12"}, ConfigError, "known: fp32"),
+        ({"precision": "int8", "data": None}, ConfigError, "pass --data"),
+        ({"strategy": "distill", "data": None}, DatasetError, "--unlabelled FOLDER"),
+        ({"images": 0}, ConfigError, "at least one image"),
+        ({"split": "test"}, DatasetError, "none of the run's test images"),
+    ],
+)
+def test_impossible_wishes_are_refused(
+    arguments: dict[str, object], error: type[Exception], words: str, tiny_run: Path, phantoms: Path, tmp_path: Path
+) -> None:
     with pytest.raises(error, match=words):
         export_run(tiny_run, tmp_path / "artifact", **({"data": phantoms} | arguments))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_data_the_gate_says_that_its_images_are_synthetic(
-        tiny_run: Path, tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_run: Path, tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
     artifact = export_run(tiny_run, tmp_path / "artifact", images=3)
     assert artifact.parity["source"] == "synthetic images"

@@ -16,19 +16,20 @@ from damage import kill_a_head, made_before, perturb_weight, scale_means, swap_c
 from fake_tensorrt import refusals
 
 from gazeseg_serve.contract import Artifact, InputSpec, Run
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
-from gazeseg_serve.engine_openvino import OpenVinoEngine, has_bf16
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.openvino import OpenVinoEngine, has_bf16
 from gazeseg_serve.errors import ConfigError, GateError
 from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.compare import multiply_adds
-from gazeseg_serve.export.distill import Student
-from gazeseg_serve.export.fidelity import Limits
 from gazeseg_serve.export.flops import count_flops
 from gazeseg_serve.export.pipeline import export_run
+from gazeseg_serve.export.settings import Limits
 from gazeseg_serve.export.single import alone, average, best_level
 from gazeseg_serve.predictor import Predictor
-from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
-from gazeseg_serve.training.unet import Architecture, seeded_unet
+from gazeseg_serve.training.learning.student import Student
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
+from gazeseg_serve.training.networks.unet import seeded_unet
 
 ANYTHING = Limits(max_dice_loss=1.0, min_agreement=0.0)
 QUICK = Student(width=4, steps=2, batch=2, precision="32-true")
@@ -106,9 +107,15 @@ def test_the_artifact_says_what_was_measured(strategy: str, exported: Callable[[
 
 @pytest.mark.parametrize("damage", [perturb_weight, swap_channels, scale_means, kill_a_head])
 @pytest.mark.parametrize("strategy", LOSSY)
-def test_a_damaged_graph_fails_whatever_the_limits(strategy: str, damage: Callable[[Path], None], lively_run: Path,
-                                                   phantoms: Path, exported: Callable[[str], Path], tmp_path: Path,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_graph_fails_whatever_the_limits(
+    strategy: str,
+    damage: Callable[[Path], None],
+    lively_run: Path,
+    phantoms: Path,
+    exported: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported(strategy), damage))
     with pytest.raises(GateError, match="not as good"):
         export_run(lively_run, tmp_path / "artifact", strategy, phantoms, limits=ANYTHING, student=QUICK)
@@ -117,8 +124,14 @@ def test_a_damaged_graph_fails_whatever_the_limits(strategy: str, damage: Callab
 
 @pytest.mark.parametrize("strategy", LOSSY)
 def test_a_network_that_answers_otherwise_fails_and_says_its_figures(
-        strategy: str, lively_run: Path, phantoms: Path, exported: Callable[[str], Path], tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    strategy: str,
+    lively_run: Path,
+    phantoms: Path,
+    exported: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported(strategy)))
     caplog.set_level(logging.INFO, "gazeseg_serve")
     with pytest.raises(GateError, match="mean agreement"):
@@ -128,19 +141,27 @@ def test_a_network_that_answers_otherwise_fails_and_says_its_figures(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_same_seed_gives_the_same_student(exported: Callable[[str], Path], lively_run: Path, phantoms: Path,
-                                              tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_seed_gives_the_same_student(
+    exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The graph of the first export equals the networks of the second, or the gate would say so."""
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("distill")))
     artifact = export_run(lively_run, tmp_path / "a", "distill", phantoms, limits=ANYTHING, student=QUICK)
     assert artifact.parity["graph"]["max_difference"] < 1e-5
     with pytest.raises(GateError, match="not as good"):
-        export_run(lively_run, tmp_path / "b", "distill", phantoms, limits=ANYTHING,
-                   student=dataclasses.replace(QUICK, seed=1, warm_start=False))
+        export_run(
+            lively_run,
+            tmp_path / "b",
+            "distill",
+            phantoms,
+            limits=ANYTHING,
+            student=dataclasses.replace(QUICK, seed=1, warm_start=False),
+        )
 
 
 def test_a_student_of_another_stride_and_depth_goes_through_every_precision(
-        lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     student = Student(width=8, steps=2, batch=2, precision="32-true", stride=2, depth=4)
     keep = tmp_path / "student"
     artifact = export_run(lively_run, tmp_path / "fp32", "distill", phantoms, limits=ANYTHING, student=student, keep=keep)
@@ -164,16 +185,17 @@ def test_a_student_of_another_stride_and_depth_goes_through_every_precision(
     assert len(plain) == 2  # the first and the last
 
 
-def test_a_report_without_pictures_shows_none(exported: Callable[[str], Path], lively_run: Path, phantoms: Path,
-                                              tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_without_pictures_shows_none(
+    exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("average")))
     export_run(lively_run, tmp_path / "a", "average", phantoms, limits=ANYTHING, pictures=False)
     assert "<img" not in (tmp_path / "a" / "report.html").read_text()
 
 
 def test_half_weights_halve_the_file_and_keep_the_arithmetic(
-        exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = exported("best-level") / "model.onnx"
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("best-level")))
     artifact = export_run(lively_run, tmp_path / "half", "best-level", phantoms, limits=ANYTHING, half_weights=True)

@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gazeseg_serve.engine import Outputs
+from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import GateError
-from gazeseg_serve.export.fidelity import Limits, calibration_error, hold_fidelity, labels, measure_fidelity, run_all
+from gazeseg_serve.export.fidelity import calibration_error, hold_fidelity, labels, measure_fidelity, run_all
+from gazeseg_serve.export.settings import Limits
 
 RNG = np.random.default_rng(0)
 
@@ -18,7 +19,7 @@ def blobs(shift: int = 0, count: int = 6) -> np.ndarray:
     """Probabilities `(N, 1, 32, 32)` of squares, moved by `shift` pixels."""
     p = np.full((count, 1, 32, 32), 0.1, np.float32)
     for i in range(count):
-        p[i, 0, 8:20, 4 + shift:16 + shift] = 0.9
+        p[i, 0, 8:20, 4 + shift : 16 + shift] = 0.9
     return p
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gazeseg_serve.errors import DatasetError
-from gazeseg_serve.training import fixations as fx
-from gazeseg_serve.training.csv_table import match_stem
-from gazeseg_serve.training.fixations import ScanPath, read_fixations, write_fixations
+from gazeseg_serve.training.gaze import fixations as fx
+from gazeseg_serve.training.gaze.csv_table import match_stem
+from gazeseg_serve.training.gaze.fixations import ScanPath, read_fixations, write_fixations
 
 HEADER = "IMAGE,CURRENT_FIX_INDEX,CURRENT_FIX_X,CURRENT_FIX_Y,CURRENT_FIX_DURATION,CURRENT_FIX_START"
 
@@ -34,23 +34,26 @@ def test_rows_of_an_image_are_one_scan_path_in_the_order_of_the_file(tmp_path):
     assert read.paths["b"].gaze_ms == 500
 
 
-@pytest.mark.parametrize(("row", "reason"), [
-    ("a.jpg,2,1.0001,0.5,300,500", fx.OFF_SCREEN),
-    ("a.jpg,2,0.5,-0.1,300,500", fx.OFF_SCREEN),
-    ("a.jpg,2,nan,0.5,300,500", fx.NOT_A_NUMBER),
-    ("a.jpg,2,0.5,inf,300,500", fx.NOT_A_NUMBER),
-    ("a.jpg,2,,0.5,300,500", fx.NOT_A_NUMBER),
-    ("a.jpg,2,left,0.5,300,500", fx.NOT_A_NUMBER),
-    ("a.jpg,2,0.5,0.5,.,500", fx.NOT_A_NUMBER),
-    ("a.jpg,2,0.5,0.5,300,later", fx.NOT_A_NUMBER),
-    ("a.jpg,2,0.5,0.5,-1,500", fx.NEGATIVE),
-    ("z.jpg,2,0.5,0.5,300,500", fx.UNKNOWN_IMAGE),
-    (",2,0.5,0.5,300,500", fx.UNKNOWN_IMAGE),
-    ("a.jpg,1,0.5,0.5,300,500", fx.DUPLICATE),
-    ("a.jpg,2,0.5,0.5,300,6", fx.BACKWARDS),
-    ("a.jpg,2,0.5,0.5,300", fx.MALFORMED),
-    ("a.jpg,2,0.5,0.5,300,500,1", fx.MALFORMED),
-])
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a.jpg,2,1.0001,0.5,300,500", fx.OFF_SCREEN),
+        ("a.jpg,2,0.5,-0.1,300,500", fx.OFF_SCREEN),
+        ("a.jpg,2,nan,0.5,300,500", fx.NOT_A_NUMBER),
+        ("a.jpg,2,0.5,inf,300,500", fx.NOT_A_NUMBER),
+        ("a.jpg,2,,0.5,300,500", fx.NOT_A_NUMBER),
+        ("a.jpg,2,left,0.5,300,500", fx.NOT_A_NUMBER),
+        ("a.jpg,2,0.5,0.5,.,500", fx.NOT_A_NUMBER),
+        ("a.jpg,2,0.5,0.5,300,later", fx.NOT_A_NUMBER),
+        ("a.jpg,2,0.5,0.5,-1,500", fx.NEGATIVE),
+        ("z.jpg,2,0.5,0.5,300,500", fx.UNKNOWN_IMAGE),
+        (",2,0.5,0.5,300,500", fx.UNKNOWN_IMAGE),
+        ("a.jpg,1,0.5,0.5,300,500", fx.DUPLICATE),
+        ("a.jpg,2,0.5,0.5,300,6", fx.BACKWARDS),
+        ("a.jpg,2,0.5,0.5,300", fx.MALFORMED),
+        ("a.jpg,2,0.5,0.5,300,500,1", fx.MALFORMED),
+    ],
+)
 def test_a_bad_row_is_dropped_and_named(tmp_path, row, reason):
     path = table(tmp_path, "a.jpg,1,0.5,0.5,300,7", row, "a.jpg,9,0.5,0.5,300,900")
     read = read_fixations(path, ["a"])
@@ -62,8 +65,13 @@ def test_a_bad_row_is_dropped_and_named(tmp_path, row, reason):
 
 
 def test_a_class_has_its_own_indices_and_clock(tmp_path):
-    path = table(tmp_path, "a,1,0.5,0.5,300,700,liver", "a,1,0.5,0.5,300,7,kidney", "a,2,0.5,0.5,300,500,spleen",
-                 header=HEADER + ",CLASS")
+    path = table(
+        tmp_path,
+        "a,1,0.5,0.5,300,700,liver",
+        "a,1,0.5,0.5,300,7,kidney",
+        "a,2,0.5,0.5,300,500,spleen",
+        header=HEADER + ",CLASS",
+    )
     read = read_fixations(path, ["a"], classes=("liver", "kidney"))
     np.testing.assert_array_equal(read.paths["a"].label, [1, 2])
     assert len(read.paths["a"].of(2)) == 1
@@ -102,14 +110,17 @@ def test_separators_quotes_and_a_byte_order_mark(tmp_path, separator):
     assert len(read_fixations(path, ["a"]).paths["a"]) == 2
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    ("", "lacks the column"),
-    (HEADER + "\n", "no row"),
-    (HEADER.replace("CURRENT_FIX_X", "X").replace("IMAGE", "TRIAL") + "\na,1,0.5,0.5,300,7\n", "IMAGE, CURRENT_FIX_X;"),
-    (HEADER + "\nb,1,0.5,0.5,300,7\n", "none of it can be used .1 row"),
-    (b"\xff\xfe\x00", "cannot be read"),
-    (HEADER + "\n" + "a" * 200_000 + "\n", "plain CSV"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "lacks the column"),
+        (HEADER + "\n", "no row"),
+        (HEADER.replace("CURRENT_FIX_X", "X").replace("IMAGE", "TRIAL") + "\na,1,0.5,0.5,300,7\n", "IMAGE, CURRENT_FIX_X;"),
+        (HEADER + "\nb,1,0.5,0.5,300,7\n", "none of it can be used .1 row"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (HEADER + "\n" + "a" * 200_000 + "\n", "plain CSV"),
+    ],
+)
 def test_an_unusable_table_is_an_error_that_says_why(tmp_path, content, message):
     path = tmp_path / "fixations.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -122,10 +133,18 @@ def test_a_missing_table_is_an_error(tmp_path):
         read_fixations(tmp_path / "no.csv", ["a"])
 
 
-@pytest.mark.parametrize(("cell", "stem"), [
-    ("a.jpg", "a"), ("a", "a"), ("1.2.840", "1.2.840"), ("1.2.840.jpg", "1.2.840"), (r"C:\gaze\a.png", "a"),
-    ("images/a.dcm", "a"), ("other.jpg", "other"),
-])
+@pytest.mark.parametrize(
+    ("cell", "stem"),
+    [
+        ("a.jpg", "a"),
+        ("a", "a"),
+        ("1.2.840", "1.2.840"),
+        ("1.2.840.jpg", "1.2.840"),
+        (r"C:\gaze\a.png", "a"),
+        ("images/a.dcm", "a"),
+        ("other.jpg", "other"),
+    ],
+)
 def test_an_image_is_matched_by_its_stem(cell, stem):
     assert match_stem(cell, {"a", "1.2.840"}) == stem
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.training.heatmap import CANVAS, accumulate, canvas_pixels, heatmap
+from gazeseg_serve.training.masks.heatmap import accumulate, canvas_pixels, heatmap
+from gazeseg_serve.training.masks.settings import CANVAS
 
 SIDE = 48  # a small canvas: the dense oracle is slow
 shares = st.floats(0, 1)
@@ -63,8 +64,12 @@ def test_flipping_the_fixations_flips_the_canvas(rows, axis):
     flipped = {"x": x, "y": y}
     flipped[axis] = (SIDE - canvas_pixels(flipped[axis], SIDE)) / SIDE
     heat = accumulate(x, y, duration, 3.0, SIDE)
-    np.testing.assert_allclose(accumulate(flipped["x"], flipped["y"], duration, 3.0, SIDE),
-                               heat[:, ::-1] if axis == "x" else heat[::-1], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        accumulate(flipped["x"], flipped["y"], duration, 3.0, SIDE),
+        heat[:, ::-1] if axis == "x" else heat[::-1],
+        rtol=1e-9,
+        atol=1e-12,
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -88,10 +93,12 @@ def test_the_corner_stays_in_its_corner():
 
 def test_golden_values():
     x, y, duration = np.array([0.25, 0.5, 0.75]), np.array([0.5, 0.25, 0.6]), np.array([100.0, 300.0, 200.0])
-    golden = [[0.0000, 0.0093, 0.2612, 0.2579, 0.0090, 0.0000],
-              [0.0252, 0.1406, 0.2806, 0.2591, 0.0408, 0.0060],
-              [0.0247, 0.1289, 0.0247, 0.1222, 0.6412, 0.1197],
-              [0.0000, 0.0000, 0.0000, 0.0013, 0.0069, 0.0013]]
+    golden = [
+        [0.0000, 0.0093, 0.2612, 0.2579, 0.0090, 0.0000],
+        [0.0252, 0.1406, 0.2806, 0.2591, 0.0408, 0.0060],
+        [0.0247, 0.1289, 0.0247, 0.1222, 0.6412, 0.1197],
+        [0.0000, 0.0000, 0.0000, 0.0013, 0.0069, 0.0013],
+    ]
     np.testing.assert_allclose(heatmap(x, y, duration, (4, 6)), golden, atol=1e-4)
 
 
@@ -103,10 +110,17 @@ def test_two_sigmas_stretch_the_spot():
     assert spread[1] == pytest.approx(8.0, rel=0.05)
 
 
-@pytest.mark.parametrize(("x", "duration", "message"), [
-    ([], [], "0 ms"), ([0.5], [0], "0 ms"), ([np.nan], [1], "not finite"), ([0.5], [np.inf], "not finite"),
-    ([1.5], [1], "outside"), ([0.5], [-1], "negative"),
-])
+@pytest.mark.parametrize(
+    ("x", "duration", "message"),
+    [
+        ([], [], "0 ms"),
+        ([0.5], [0], "0 ms"),
+        ([np.nan], [1], "not finite"),
+        ([0.5], [np.inf], "not finite"),
+        ([1.5], [1], "outside"),
+        ([0.5], [-1], "negative"),
+    ],
+)
 def test_fixations_without_a_heatmap_are_an_error(x, duration, message):
     with pytest.raises(DatasetError, match=message):
         heatmap(np.array(x), np.full(len(x), 0.5), np.array(duration), (8, 8))

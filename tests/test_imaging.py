@@ -13,16 +13,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
-from gazeseg_serve.imaging import (
-    Limits,
-    decode_image,
-    encode_map,
-    encode_png,
-    log_odds,
-    read_image,
-    read_map,
-    resize_image,
-)
+from gazeseg_serve.imaging import decode_image, read_image
+from gazeseg_serve.pixels import Limits, log_odds, resize_image
+from gazeseg_serve.png import encode_map, encode_png, read_map
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -67,14 +60,17 @@ def test_the_camera_s_orientation_is_honoured() -> None:
     np.testing.assert_array_equal(decoded, np.rot90(RGB, k=-1))
 
 
-@pytest.mark.parametrize(("data", "error"), [
-    (b"", MalformedImage),
-    (b"GIF89a" + bytes(40), UnsupportedImage),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", UnsupportedImage),
-    (saved(Image.fromarray(RGB))[:60], MalformedImage),
-    (saved(Image.fromarray(RGB).resize((300, 200)), "JPEG")[:900], MalformedImage),
-    (saved(Image.fromarray(RGB), "TIFF", save_all=True, append_images=[Image.fromarray(RGB)]), UnsupportedImage),
-])
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", MalformedImage),
+        (b"GIF89a" + bytes(40), UnsupportedImage),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", UnsupportedImage),
+        (saved(Image.fromarray(RGB))[:60], MalformedImage),
+        (saved(Image.fromarray(RGB).resize((300, 200)), "JPEG")[:900], MalformedImage),
+        (saved(Image.fromarray(RGB), "TIFF", save_all=True, append_images=[Image.fromarray(RGB)]), UnsupportedImage),
+    ],
+)
 def test_what_is_no_whole_image_is_refused(data: bytes, error: type[ImageError]) -> None:
     with pytest.raises(error):
         decode_image(data)

@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from gazeseg_serve.training.losses import (
-    consistency_loss,
-    cross_loss,
-    dice_loss,
-    disputed_weights,
-    segmentation_loss,
-)
-from gazeseg_serve.training.masks_folder import IGNORE
+from gazeseg_serve.training.learning.losses import consistency_loss, cross_loss, dice_loss, disputed_weights, segmentation_loss
+from gazeseg_serve.training.masks.levels import IGNORE
 
 RNG = np.random.default_rng(0)
 

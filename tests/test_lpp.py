@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gazeseg_serve.training import lpp
-from gazeseg_serve.training.lpp import SIMILARITIES, neighbour_weights, propagate, propagated_logits
+from gazeseg_serve.training.networks import lpp
+from gazeseg_serve.training.networks.architecture import SIMILARITIES
+from gazeseg_serve.training.networks.lpp import neighbour_weights, propagate, propagated_logits
 
 
 def unfold_lpp(features: Tensor, values: Tensor, similarity: str, window: int, dilation: int) -> Tensor:
@@ -24,10 +25,16 @@ def unfold_lpp(features: Tensor, values: Tensor, similarity: str, window: int, d
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.sampled_from(SIMILARITIES), st.sampled_from([(1, 1), (3, 1), (3, 2), (5, 2), (5, 1)]), st.integers(0, 10_000),
-       st.integers(1, 12), st.integers(1, 12))
-def test_values_and_gradients_are_those_of_the_unfold(similarity: str, shape: tuple[int, int], seed: int, H: int, W: int
-                                                      ) -> None:
+@given(
+    st.sampled_from(SIMILARITIES),
+    st.sampled_from([(1, 1), (3, 1), (3, 2), (5, 2), (5, 1)]),
+    st.integers(0, 10_000),
+    st.integers(1, 12),
+    st.integers(1, 12),
+)
+def test_values_and_gradients_are_those_of_the_unfold(
+    similarity: str, shape: tuple[int, int], seed: int, H: int, W: int
+) -> None:
     window, dilation = shape
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(2, 6, H, W, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -36,8 +43,11 @@ def test_values_and_gradients_are_those_of_the_unfold(similarity: str, shape: tu
     found = propagate(features, values, similarity, window, dilation)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
     weight = torch.randn(wanted.shape, dtype=torch.float64, generator=generator)
-    for a, b in zip(torch.autograd.grad((found * weight).sum(), (features, values)),
-                    torch.autograd.grad((wanted * weight).sum(), (features, values)), strict=True):
+    for a, b in zip(
+        torch.autograd.grad((found * weight).sum(), (features, values)),
+        torch.autograd.grad((wanted * weight).sum(), (features, values)),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
@@ -45,8 +55,9 @@ def test_values_and_gradients_are_those_of_the_unfold(similarity: str, shape: tu
 def test_single_precision_agrees_to_1e_5(similarity: str) -> None:
     torch.manual_seed(0)
     features, values = torch.randn(2, 16, 24, 20), torch.randn(2, 1, 24, 20)
-    torch.testing.assert_close(propagate(features, values, similarity), unfold_lpp(features, values, similarity, 5, 2),
-                               rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        propagate(features, values, similarity), unfold_lpp(features, values, similarity, 5, 2), rtol=0, atol=1e-5
+    )
 
 
 def test_a_batch_at_once_as_on_a_gpu_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,33 +26,35 @@ from gazeseg_serve.bulk import predict_files
 from gazeseg_serve.contract import Artifact, InputSpec, Run, graph_inputs
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.dicom import decode_frames, read_dataset
-from gazeseg_serve.engine import Engine
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
-from gazeseg_serve.engine_openvino import OpenVinoEngine, has_bf16
-from gazeseg_serve.engine_tensorrt import TensorRtEngine
+from gazeseg_serve.engines.base import Engine
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.openvino import OpenVinoEngine, has_bf16
+from gazeseg_serve.engines.tensorrt import TensorRtEngine
+from gazeseg_serve.engines.tensorrt_plan import build_plan, check_plan, this_machine
 from gazeseg_serve.errors import ContractError, DatasetError, MalformedImage
-from gazeseg_serve.export.distill import augmented
 from gazeseg_serve.export.fuse import FusedEnsemble
 from gazeseg_serve.export.onnx_graph import write_onnx
 from gazeseg_serve.export.parity import check_declaration, eager_ensemble
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.quantize import to_fp16
 from gazeseg_serve.export.triton import triton_config
-from gazeseg_serve.imaging import DEFAULT_LIMITS, decode_image, read_image, resize_image
+from gazeseg_serve.imaging import decode_image, read_image
+from gazeseg_serve.pixels import DEFAULT_LIMITS, resize_image
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.service.settings import Settings
-from gazeseg_serve.tensorrt_plan import build_plan, check_plan, this_machine
-from gazeseg_serve.training.augment import Augmenter
-from gazeseg_serve.training.config import Augment
-from gazeseg_serve.training.data import pack_gaze
-from gazeseg_serve.training.ensemble import Ensemble
-from gazeseg_serve.training.evaluate import evaluate
-from gazeseg_serve.training.fixations import ScanPath, write_fixations
-from gazeseg_serve.training.loop import train
-from gazeseg_serve.training.masks_folder import MaskSettings, load_map
-from gazeseg_serve.training.pseudo_masks import make_masks
-from gazeseg_serve.training.simulate import simulate_gaze
-from gazeseg_serve.training.unet import Architecture
+from gazeseg_serve.training.gaze.fixations import ScanPath, write_fixations
+from gazeseg_serve.training.gaze.simulate import simulate_gaze
+from gazeseg_serve.training.learning.augment import Augmenter
+from gazeseg_serve.training.learning.config import Augment
+from gazeseg_serve.training.learning.data import pack_gaze
+from gazeseg_serve.training.learning.distill import augmented
+from gazeseg_serve.training.learning.loop import train
+from gazeseg_serve.training.masks.folder import load_map
+from gazeseg_serve.training.masks.make import make_masks
+from gazeseg_serve.training.masks.settings import MaskSettings
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble
+from gazeseg_serve.training.scoring.evaluate import evaluate
 
 
 def slices(root: Path, classes: tuple[str, ...]) -> Path:
@@ -72,8 +74,9 @@ def slices(root: Path, classes: tuple[str, ...]) -> Path:
         cv2.imwrite(str(root / "masks" / f"{stem}.png"), labels)
         scans = [simulate_gaze(labels == c, np.random.default_rng((i, c))) for c in range(1, len(classes) + 1)]
         label = np.concatenate([np.full(len(scan), c) for c, scan in enumerate(scans, start=1)])
-        paths[stem] = ScanPath(*(np.concatenate([getattr(scan, name) for scan in scans]) for name in ("x", "y", "duration")),
-                               label)
+        paths[stem] = ScanPath(
+            *(np.concatenate([getattr(scan, name) for scan in scans]) for name in ("x", "y", "duration")), label
+        )
         sizes[stem] = labels.shape
     write_fixations(root / "fixations.csv", paths, sizes, classes)
     return root
@@ -85,9 +88,16 @@ def test_gaze_to_the_mask_of_a_dicom_slice(classes: tuple[str, ...], tmp_path: P
     make_masks(data, tmp_path / "masks", MaskSettings(sigma=50, crf=None, classes=classes), jobs=1)
     assert np.unique(read_image(data / "images" / "slice_0.dcm", 1)).tolist() == [0, 4, 255]  # in 8 bit there is nothing
     assert load_map(tmp_path / "masks", "slice_0", refined=False).shape == ((40, 48) if len(classes) == 1 else (2, 40, 48))
-    config = tiny_config("data.channels=1", "data.normalisation=zscore", f"data.classes={list(classes)}",
-                         "optimiser.steps=25", "optimiser.batch=8", "augment.rotate=0.0", "evaluate_every=25",
-                         "checkpoint_every=25")
+    config = tiny_config(
+        "data.channels=1",
+        "data.normalisation=zscore",
+        f"data.classes={list(classes)}",
+        "optimiser.steps=25",
+        "optimiser.batch=8",
+        "augment.rotate=0.0",
+        "evaluate_every=25",
+        "checkpoint_every=25",
+    )
     train(config, data, tmp_path / "masks", tmp_path / "run", device="cpu")
     run = Run.load(tmp_path / "run")
     assert run.input.classes == classes

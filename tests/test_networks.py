@@ -10,8 +10,9 @@ import torch
 
 from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.errors import ConfigError, ContractError
-from gazeseg_serve.training.ensemble import Ensemble, Normalise, activation, load_ensemble
-from gazeseg_serve.training.unet import NORMS, Architecture, seeded_unet
+from gazeseg_serve.training.networks.architecture import NORMS, Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble, Normalise, activation, load_ensemble
+from gazeseg_serve.training.networks.unet import seeded_unet
 
 
 def test_the_paper_s_network_has_its_parameters() -> None:
@@ -45,8 +46,10 @@ def test_a_depth_leaves_out_the_deepest_stages(depth: int) -> None:
         for stage in range(depth - 1, 0, -1):
             y = getattr(unet, f"upcat_{stage}")(y, ways.pop())
         torch.testing.assert_close(network(x), network.classifier(unet.final_conv(y)))
-    assert sum(p.numel() for p in network.parameters()) < sum(
-        p.numel() for p in seeded_unet(Architecture(4, "batch", depth=depth + 1), 0).parameters()) / 2
+    assert (
+        sum(p.numel() for p in network.parameters())
+        < sum(p.numel() for p in seeded_unet(Architecture(4, "batch", depth=depth + 1), 0).parameters()) / 2
+    )
 
 
 @pytest.mark.parametrize("stride", [2, 4])

@@ -19,7 +19,7 @@ from pycocotools import mask as coco
 from gazeseg_serve import outputs
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.imaging import encode_png
+from gazeseg_serve.png import encode_png
 from gazeseg_serve.predictor import Prediction
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
@@ -170,9 +170,14 @@ def test_npz_holds_the_arrays(prediction: Prediction, artifact: Artifact) -> Non
         np.testing.assert_array_equal(stored["probability"], prediction.full_probability())
 
 
-@pytest.mark.parametrize(("output", "disagreement", "needle"), [
-    ("gif", False, "unknown output"), ("probability", False, "npz"), ("json", True, "no disagreement"),
-])
+@pytest.mark.parametrize(
+    ("output", "disagreement", "needle"),
+    [
+        ("gif", False, "unknown output"),
+        ("probability", False, "npz"),
+        ("json", True, "no disagreement"),
+    ],
+)
 def test_what_a_model_cannot_give_is_refused(several: Artifact, output: str, disagreement: bool, needle: str) -> None:
     with pytest.raises(ConfigError, match=needle):
         outputs.check(output, several, disagreement)

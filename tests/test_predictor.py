@@ -7,7 +7,7 @@ import pytest
 from artifacts import write_artifact
 
 from gazeseg_serve.contract import InputSpec
-from gazeseg_serve.engine import FakeEngine, Outputs
+from gazeseg_serve.engines.base import FakeEngine, Outputs
 from gazeseg_serve.errors import ContractError, EngineError, ImageError
 from gazeseg_serve.predictor import Prediction, Predictor
 

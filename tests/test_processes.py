@@ -13,12 +13,26 @@ from test_training import _toml, weights
 from tiny import tiny_config
 
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.training.processes import open_fabric
+from gazeseg_serve.training.learning.distributed import open_fabric
 
 
 def start(prefix: list[str], config: Path, data: Path, masks: Path, out: Path, *more: str) -> str:
-    command = [*prefix, "-m", "gazeseg_serve", "train", str(config), "--data", str(data), "--masks", str(masks), "--device",
-               "cpu", "--out", str(out), *more]
+    command = [
+        *prefix,
+        "-m",
+        "gazeseg_serve",
+        "train",
+        str(config),
+        "--data",
+        str(data),
+        "--masks",
+        str(masks),
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        *more,
+    ]
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -19,9 +19,11 @@ from hypothesis.extra.numpy import arrays
 
 from gazeseg_serve.errors import ConfigError, ContractError, DatasetError
 from gazeseg_serve.files import read_json
-from gazeseg_serve.imaging import encode_png, read_image
-from gazeseg_serve.training import mask_image
-from gazeseg_serve.training.pseudo_masks import (
+from gazeseg_serve.imaging import read_image
+from gazeseg_serve.png import encode_png
+from gazeseg_serve.training.gaze.simulate import write_phantoms
+from gazeseg_serve.training.masks import one_image as mask_image
+from gazeseg_serve.training.masks.make import (
     MaskSettings,
     check_thresholds,
     load_map,
@@ -30,7 +32,6 @@ from gazeseg_serve.training.pseudo_masks import (
     parse_thresholds,
     pseudo_mask_levels,
 )
-from gazeseg_serve.training.simulate import write_phantoms
 
 PLAIN = MaskSettings(crf=None)
 maps = arrays(np.float32, (5, 6), elements=st.floats(0, 1, width=32))
@@ -68,8 +69,9 @@ def test_with_classes_a_pixel_takes_the_highest_map_that_reaches_the_threshold(v
 
 @given(maps)
 def test_cutting_commutes_with_flipping(values):
-    np.testing.assert_array_equal(pseudo_mask_levels(values[:, ::-1], (0.5, 0.3)),
-                                  pseudo_mask_levels(values, (0.5, 0.3))[..., ::-1])
+    np.testing.assert_array_equal(
+        pseudo_mask_levels(values[:, ::-1], (0.5, 0.3)), pseudo_mask_levels(values, (0.5, 0.3))[..., ::-1]
+    )
 
 
 def test_a_map_is_resized_before_it_is_cut():
@@ -188,8 +190,10 @@ def test_bad_rows_and_images_are_listed_and_counted(tmp_path):
     assert rows["phantom_0003"]["status"] == "skipped: no usable fixation"
     last = len(lines)
     assert (tmp_path / "out" / "dropped.csv").read_text().splitlines() == [
-        "file,line,image,reason", f"{data / 'fixations.csv'},{last - 1},phantom_0000,outside the image",
-        f"{data / 'fixations.csv'},{last},gone,unknown image"]
+        "file,line,image,reason",
+        f"{data / 'fixations.csv'},{last - 1},phantom_0000,outside the image",
+        f"{data / 'fixations.csv'},{last},gone,unknown image",
+    ]
     with pytest.raises(FileNotFoundError):
         load_map(tmp_path / "out", "phantom_0001", refined=False)
     with pytest.raises(DatasetError, match="3 problem"):
@@ -271,8 +275,13 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(tmp_path, sent):
     data = write_phantoms(tmp_path / "data", 14, 128)
     command = [sys.executable, "-m", "gazeseg_serve", "masks", str(data), "--out", str(tmp_path / "out"), "--jobs", "2"]
     # A shell starts its background jobs deaf to SIGINT, and they hand that on: hear it again.
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as run:
+    with subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as run:
         records = tmp_path / "out" / "records"
         give_up = time.monotonic() + 60
         while time.monotonic() < give_up and run.poll() is None and len(list(records.glob("p*.json"))) < 2:

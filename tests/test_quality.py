@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.imaging import encode_png
-from gazeseg_serve.training.fixations import ScanPath, read_fixations, write_fixations
-from gazeseg_serve.training.heatmap import heatmap
-from gazeseg_serve.training.pseudo_masks import MaskSettings, load_masks_info, make_masks, pseudo_mask_levels
-from gazeseg_serve.training.quality import entropy, inside_share, measure
-from gazeseg_serve.training.quality_report import doubtful
-from gazeseg_serve.training.simulate import write_phantoms
-from gazeseg_serve.training.verdict import BAD, GOOD, LOOK, dead_levels, judge
+from gazeseg_serve.png import encode_png
+from gazeseg_serve.training.gaze.fixations import ScanPath, read_fixations, write_fixations
+from gazeseg_serve.training.gaze.simulate import write_phantoms
+from gazeseg_serve.training.masks.heatmap import heatmap
+from gazeseg_serve.training.masks.make import MaskSettings, load_masks_info, make_masks, pseudo_mask_levels
+from gazeseg_serve.training.masks.quality import entropy, inside_share, measure
+from gazeseg_serve.training.masks.quality_report import doubtful
+from gazeseg_serve.training.masks.verdict import BAD, GOOD, LOOK, dead_levels, judge
 
 GOOD_ROW = {"fixations": 25.0, "dispersion": 0.15, "wander": 0.8, "in_image": 1.0, "area_level_1": 0.1, "area_level_2": 0.2}
 
@@ -33,7 +33,7 @@ def test_figures_of_one_image_against_plain_arithmetic():
     truth[15:25, 25:35] = 1
     row = measure(path, heat, refined, pseudo_mask_levels(refined[0], (0.5, 0.2)), truth)
     cx, cy = (0.2 + 3 * 0.6 + 0.6) / 5, (0.5 * 4 + 0.8) / 5
-    spread = ((0.2 - cx) ** 2 + (0.5 - cy) ** 2 + 3 * ((0.6 - cx) ** 2 + (0.5 - cy) ** 2) + (0.6 - cx) ** 2 + (0.8 - cy) ** 2)
+    spread = (0.2 - cx) ** 2 + (0.5 - cy) ** 2 + 3 * ((0.6 - cx) ** 2 + (0.5 - cy) ** 2) + (0.6 - cx) ** 2 + (0.8 - cy) ** 2
     assert row["dispersion"] == pytest.approx(np.sqrt(spread / 5), abs=1e-6)
     assert row["step"] == pytest.approx(0.35)
     assert row["wander"] == pytest.approx(0.35 / np.sqrt(spread / 5), abs=1e-5)
@@ -72,19 +72,22 @@ def test_inside_share_looks_up_each_fixation_of_its_own_class(rows, seed):
     assert inside_share(ScanPath(x, y, np.ones(len(x)), label), truth) == pytest.approx(np.mean(hits))
 
 
-@pytest.mark.parametrize(("change", "word", "reason"), [
-    ({}, GOOD, None),
-    ({"wander": 1.3, "dispersion": 0.28}, BAD, "wanders like a webcam"),
-    ({"wander": 1.3, "dispersion": 0.1}, GOOD, None),  # small lesions: short jumps
-    ({"wander": 0.7, "dispersion": 0.3}, GOOD, None),  # large lesions: a wide but steady gaze
-    ({"inside": 0.17}, BAD, "17% of an image's fixations"),
-    ({"inside": 0.6}, LOOK, "60% of an image's fixations"),
-    ({"inside": 0.9}, GOOD, None),
-    ({"in_image": 0.5}, BAD, "are on the image"),
-    ({"area_level_2": 0.0001}, BAD, "level 2 is dead"),
-    ({"area_level_1": 0.9999}, BAD, "level 1 is dead"),
-    ({"fixations": 2.0}, BAD, "fewer than 5"),
-])
+@pytest.mark.parametrize(
+    ("change", "word", "reason"),
+    [
+        ({}, GOOD, None),
+        ({"wander": 1.3, "dispersion": 0.28}, BAD, "wanders like a webcam"),
+        ({"wander": 1.3, "dispersion": 0.1}, GOOD, None),  # small lesions: short jumps
+        ({"wander": 0.7, "dispersion": 0.3}, GOOD, None),  # large lesions: a wide but steady gaze
+        ({"inside": 0.17}, BAD, "17% of an image's fixations"),
+        ({"inside": 0.6}, LOOK, "60% of an image's fixations"),
+        ({"inside": 0.9}, GOOD, None),
+        ({"in_image": 0.5}, BAD, "are on the image"),
+        ({"area_level_2": 0.0001}, BAD, "level 2 is dead"),
+        ({"area_level_1": 0.9999}, BAD, "level 1 is dead"),
+        ({"fixations": 2.0}, BAD, "fewer than 5"),
+    ],
+)
 def test_the_verdict_and_its_reason(change, word, reason):
     verdict = judge([GOOD_ROW | change] * 10)
     assert verdict.word == word
@@ -133,8 +136,10 @@ class Links(html.parser.HTMLParser):
         self.sources += [value for name, value in attrs if name in ("src", "href")]
 
 
-@pytest.mark.parametrize(("noise", "sentence", "word"), [
-    ("eyelink", "This gaze is good to train on.", GOOD), ("webcam", "Do not train on this gaze.", BAD)])
+@pytest.mark.parametrize(
+    ("noise", "sentence", "word"),
+    [("eyelink", "This gaze is good to train on.", GOOD), ("webcam", "Do not train on this gaze.", BAD)],
+)
 @pytest.mark.parametrize("with_masks", [True, False])
 def test_the_report_tells_webcam_from_eyelink_gaze(tmp_path, noise, sentence, word, with_masks):
     data = write_phantoms(tmp_path / "data", 12, 48, seed=1, noise=noise)

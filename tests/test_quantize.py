@@ -13,15 +13,15 @@ from artifacts import write_artifact
 from damage import kill_a_head, made_before, perturb_weight, scale_means, swap_channels
 
 from gazeseg_serve.contract import Artifact
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.errors import ConfigError, GateError
 from gazeseg_serve.export import pipeline
-from gazeseg_serve.export.fidelity import Limits
 from gazeseg_serve.export.gate_images import learning_images
 from gazeseg_serve.export.parity import check_declaration
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.quantize import to_fp16, to_int8
-from gazeseg_serve.training.ensemble import load_ensemble
+from gazeseg_serve.export.settings import Limits
+from gazeseg_serve.training.networks.ensemble import load_ensemble
 
 
 @pytest.fixture
@@ -73,11 +73,12 @@ def test_a_graph_without_convolutions_is_not_quantised(tmp_path: Path, images: n
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "bf16"])
-def test_every_precision_goes_through_the_gate(precision: str, lively_run: Path, lively_artifact: Path, phantoms: Path,
-                                               tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_precision_goes_through_the_gate(
+    precision: str, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
     if precision == "bf16":
-        engine_openvino = pytest.importorskip("gazeseg_serve.engine_openvino")
+        engine_openvino = pytest.importorskip("gazeseg_serve.engines.openvino")
         pytest.importorskip("openvino")
         if not engine_openvino.has_bf16():
             pytest.skip("this CPU has no bf16 arithmetic")
@@ -96,8 +97,14 @@ DAMAGES = (perturb_weight, swap_channels, scale_means, kill_a_head)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("precision", ["int8", "fp16", "bf16"])
 def test_a_damaged_graph_fails_at_any_precision_whatever_the_limits(
-        precision: str, damage: Callable[[Path], None], lively_run: Path, lively_artifact: Path, phantoms: Path,
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    precision: str,
+    damage: Callable[[Path], None],
+    lively_run: Path,
+    lively_artifact: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact, damage))
     with pytest.raises(GateError, match="not as good"):
         export_run(lively_run, tmp_path / "artifact", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
@@ -106,9 +113,15 @@ def test_a_damaged_graph_fails_at_any_precision_whatever_the_limits(
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_a_conversion_that_damages_the_graph_fails(precision: str, damage: Callable[[Path], None], lively_run: Path,
-                                                   lively_artifact: Path, phantoms: Path, tmp_path: Path,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_that_damages_the_graph_fails(
+    precision: str,
+    damage: Callable[[Path], None],
+    lively_run: Path,
+    lively_artifact: Path,
+    phantoms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The first link saw the graph before; the second sees what the conversion made of it."""
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
     sound = export_run(lively_run, tmp_path / "sound", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
@@ -120,13 +133,15 @@ def test_a_conversion_that_damages_the_graph_fails(precision: str, damage: Calla
 
     monkeypatch.setattr(pipeline, convert.__name__, wrong)
     with pytest.raises(GateError, match="mean agreement"):
-        export_run(lively_run, tmp_path / "wrong", data=phantoms, precision=precision,
-                   limits=Limits(1.0, sound.parity["agreement"]))
+        export_run(
+            lively_run, tmp_path / "wrong", data=phantoms, precision=precision, limits=Limits(1.0, sound.parity["agreement"])
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["sound"]
 
 
-def test_a_wrong_scale_is_caught(lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path,
-                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_scale_is_caught(
+    lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def wrong(model: Path, images: np.ndarray) -> None:
         to_int8(model, images // 16)  # calibrated with images far too dark
 

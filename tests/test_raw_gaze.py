@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.imaging import encode_png
-from gazeseg_serve.training import fixations as fx
-from gazeseg_serve.training.detection import Detection, Monitor, detect
-from gazeseg_serve.training.gaze import find_gaze, image_size, read_gaze
-from gazeseg_serve.training.pseudo_masks import MaskSettings, load_map, make_masks
-from gazeseg_serve.training.raw_gaze import fit, load_mapping, read_samples
-from gazeseg_serve.training.visual_angle import Screen, canvas_sigma
+from gazeseg_serve.png import encode_png
+from gazeseg_serve.training.gaze import fixations as fx
+from gazeseg_serve.training.gaze.detection import Detection, Monitor, detect
+from gazeseg_serve.training.gaze.raw_samples import fit, load_mapping, read_samples
+from gazeseg_serve.training.gaze.sources import find_gaze, image_size, read_gaze
+from gazeseg_serve.training.masks.make import MaskSettings, load_map, make_masks
+from gazeseg_serve.training.masks.settings import Screen, canvas_sigma
 
 MONITOR = Monitor(1920, 1080, 53.0, 30.0, 60.0)
 TARGETS = np.array([[300, 300], [1600, 250], [900, 800], [400, 900], [1200, 500]], float)
@@ -89,8 +89,9 @@ def test_samples_without_gaze_are_no_fixation():
     assert len(detect(np.arange(200.0), nothing, nothing, MONITOR, Detection()).x) == 0
 
 
-@pytest.mark.parametrize("change", [
-    {"method": "hmm"}, {"velocity": 0.0}, {"dispersion": -1.0}, {"minimum_ms": float("nan")}, {"max_gap_ms": 0.0}])
+@pytest.mark.parametrize(
+    "change", [{"method": "hmm"}, {"velocity": 0.0}, {"dispersion": -1.0}, {"minimum_ms": float("nan")}, {"max_gap_ms": 0.0}]
+)
 def test_detection_settings_that_find_nothing_are_an_error(change):
     with pytest.raises(ConfigError):
         Detection(**change)
@@ -101,11 +102,14 @@ def expected_shares(size: tuple[int, int]) -> np.ndarray:
     return (TARGETS - (area.left, area.top)) / (area.width, area.height)
 
 
-@pytest.mark.parametrize(("units", "rescale", "clock"), [
-    ('[units]\ntime = "ms"\nposition = "pixels"', lambda p: p, 1.0),
-    ('[units]\ntime = "s"\nposition = "screen"', lambda p: p / (1920, 1080), 1e-3),
-    ('[units]\ntime = "us"\nposition = "image"', lambda p: (p - (420, 0)) / 1080, 1e3),
-])
+@pytest.mark.parametrize(
+    ("units", "rescale", "clock"),
+    [
+        ('[units]\ntime = "ms"\nposition = "pixels"', lambda p: p, 1.0),
+        ('[units]\ntime = "s"\nposition = "screen"', lambda p: p / (1920, 1080), 1e-3),
+        ('[units]\ntime = "us"\nposition = "image"', lambda p: (p - (420, 0)) / 1080, 1e3),
+    ],
+)
 def test_units_and_the_place_of_the_image_on_the_screen(tmp_path, units, rescale, clock):
     time, place = recording(120)
     inside = (place[:, 0] > 425) & (place[:, 0] < 1495)
@@ -142,7 +146,12 @@ def test_bad_samples_are_named_by_file_and_line(tmp_path):
     table = read_samples(path, {"a": (1080, 1920), "b": (10, 10)})
     first = len(time) + 2
     assert {(d.line - first, d.reason) for d in table.dropped} == {
-        (0, fx.OFF_SAMPLE), (1, fx.NOT_A_NUMBER), (2, fx.BACKWARDS), (3, fx.UNKNOWN_IMAGE), (5, fx.NOT_A_NUMBER)}
+        (0, fx.OFF_SAMPLE),
+        (1, fx.NOT_A_NUMBER),
+        (2, fx.BACKWARDS),
+        (3, fx.UNKNOWN_IMAGE),
+        (5, fx.NOT_A_NUMBER),
+    }
     assert all(d.file.endswith("a.csv") for d in table.dropped)
     assert table.skipped == ("b",)
     with pytest.raises(DatasetError, match=f"line {first}"):
@@ -160,14 +169,20 @@ def test_classes_and_files_named_after_their_image(tmp_path):
     assert table.reasons == {fx.UNKNOWN_CLASS: 1}
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ('time = "t"', 'tim = "t"', "unknown field 'tim'"), ("width_px = 1920", "width_px = 0", "width_px"),
-    ('x = "gx"', 'x = ["a", "b"]', "as many columns"), ('files = ["raw/*.csv"]', "files = 3", "files"),
-    ("[screen]", '[units]\ntime = "h"\n[screen]', "unit of time"), ("[columns]", "[columns", "not TOML"),
-    ("[screen]", '[units]\nposition = "cm"\n[screen]', "unit of position"),
-    ("[screen]", "[area]\nleft = 0\ntop = 0\nwidth = 0\nheight = 5\n[screen]", "area"),
-    ("[screen]", '[detection]\nmethod = "x"\n[screen]', "detection method"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('time = "t"', 'tim = "t"', "unknown field 'tim'"),
+        ("width_px = 1920", "width_px = 0", "width_px"),
+        ('x = "gx"', 'x = ["a", "b"]', "as many columns"),
+        ('files = ["raw/*.csv"]', "files = 3", "files"),
+        ("[screen]", '[units]\ntime = "h"\n[screen]', "unit of time"),
+        ("[columns]", "[columns", "not TOML"),
+        ("[screen]", '[units]\nposition = "cm"\n[screen]', "unit of position"),
+        ("[screen]", "[area]\nleft = 0\ntop = 0\nwidth = 0\nheight = 5\n[screen]", "area"),
+        ("[screen]", '[detection]\nmethod = "x"\n[screen]', "detection method"),
+    ],
+)
 def test_a_wrong_mapping_is_an_error_that_names_the_entry(tmp_path, old, new, message):
     assert old in MAPPING
     (tmp_path / "gaze.toml").write_text(MAPPING.replace(old, new))

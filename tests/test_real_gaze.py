@@ -7,18 +7,23 @@ import numpy as np
 import pytest
 
 from gazeseg_serve.dataset import Dataset, image_files
-from gazeseg_serve.training.fixations import read_fixations
-from gazeseg_serve.training.heatmap import heatmap
-from gazeseg_serve.training.pseudo_masks import pseudo_mask_levels
-from gazeseg_serve.training.quality import measure
-from gazeseg_serve.training.verdict import GOOD, judge
+from gazeseg_serve.training.gaze.fixations import read_fixations
+from gazeseg_serve.training.masks.heatmap import heatmap
+from gazeseg_serve.training.masks.make import pseudo_mask_levels
+from gazeseg_serve.training.masks.quality import measure
+from gazeseg_serve.training.masks.verdict import GOOD, judge
 
 DATA = Path(os.environ.get("GAZESEG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-@pytest.mark.parametrize(("name", "sigma", "every", "dice", "inside", "exact"), [
-    # The means over all images are 0.7479 and 0.851, 0.7923 and 0.908: docs/thresholds.md has the commands.
-    ("kvasir_seg", 70.0, 9, 0.7479, 0.851, 0.74989), ("nci_isbi", 50.0, 9, 0.7923, 0.908, None)])
+@pytest.mark.parametrize(
+    ("name", "sigma", "every", "dice", "inside", "exact"),
+    [
+        # The means over all images are 0.7479 and 0.851, 0.7923 and 0.908: docs/thresholds.md has the commands.
+        ("kvasir_seg", 70.0, 9, 0.7479, 0.851, 0.74989),
+        ("nci_isbi", 50.0, 9, 0.7923, 0.908, None),
+    ],
+)
 def test_heatmaps_have_the_published_dice(name, sigma, every, dice, inside, exact):
     root = DATA / name
     if not root.is_dir():

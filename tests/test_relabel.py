@@ -16,10 +16,10 @@ from tiny import tiny_config
 from gazeseg_serve.contract import Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.training.data import pack_gaze
-from gazeseg_serve.training.ensemble import load_ensemble
-from gazeseg_serve.training.masks_folder import load_map, load_masks_info
-from gazeseg_serve.training.relabel import combine, relabel
+from gazeseg_serve.training.learning.data import pack_gaze
+from gazeseg_serve.training.learning.relabel import combine, relabel
+from gazeseg_serve.training.masks.folder import load_map, load_masks_info
+from gazeseg_serve.training.networks.ensemble import load_ensemble
 
 CHANCE = st.floats(0.0, 1.0, width=32)
 
@@ -47,8 +47,9 @@ def relabelled(tiny_run: Path, phantoms: Path, phantom_masks: Path, tmp_path_fac
     return out
 
 
-def test_each_map_is_the_old_one_and_the_ensemble_s_flip_averaged_logit(relabelled: Path, tiny_run: Path, phantoms: Path,
-                                                                       phantom_masks: Path) -> None:
+def test_each_map_is_the_old_one_and_the_ensemble_s_flip_averaged_logit(
+    relabelled: Path, tiny_run: Path, phantoms: Path, phantom_masks: Path
+) -> None:
     run, ensemble = load_ensemble(tiny_run)
     info = load_masks_info(relabelled)
     assert set(info.stems) == set(run.splits["train"])
@@ -69,10 +70,17 @@ def test_each_map_is_the_old_one_and_the_ensemble_s_flip_averaged_logit(relabell
     np.testing.assert_allclose(load_map(relabelled, stem, refined=False), 1 / (1 + np.exp(-odds)), atol=1e-4)
 
 
-def test_training_reads_it_and_it_says_where_it_comes_from(relabelled: Path, phantoms: Path, phantom_masks: Path,
-                                                          tiny_run: Path) -> None:
-    packed = pack_gaze(Dataset.open(phantoms), Run.load(tiny_run).splits["train"], relabelled, tiny_config().input_spec,
-                       (0.5, 0.3), refined=False)
+def test_training_reads_it_and_it_says_where_it_comes_from(
+    relabelled: Path, phantoms: Path, phantom_masks: Path, tiny_run: Path
+) -> None:
+    packed = pack_gaze(
+        Dataset.open(phantoms),
+        Run.load(tiny_run).splits["train"],
+        relabelled,
+        tiny_config().input_spec,
+        (0.5, 0.3),
+        refined=False,
+    )
     assert len(packed) == len(Run.load(tiny_run).splits["train"])
     info, before = load_masks_info(relabelled), load_masks_info(phantom_masks)
     assert info.relabelled is not None
@@ -81,8 +89,9 @@ def test_training_reads_it_and_it_says_where_it_comes_from(relabelled: Path, pha
     assert before.relabelled is None
 
 
-def test_true_masks_have_no_part_in_the_maps(relabelled: Path, tiny_run: Path, phantoms: Path, phantom_masks: Path,
-                                            tmp_path: Path) -> None:
+def test_true_masks_have_no_part_in_the_maps(
+    relabelled: Path, tiny_run: Path, phantoms: Path, phantom_masks: Path, tmp_path: Path
+) -> None:
     shutil.copytree(phantoms, tmp_path / "data", ignore=shutil.ignore_patterns("masks"))
     assert relabel(tiny_run, tmp_path / "data", phantom_masks, tmp_path / "blind", gain=0.5) == {}
     stem = load_masks_info(relabelled).stems[0]

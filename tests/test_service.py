@@ -87,8 +87,10 @@ def test_the_other_outputs_answer(client: TestClient, output: str) -> None:
 
 
 def test_the_threshold_moves_the_mask(client: TestClient) -> None:
-    areas = [client.post(f"/v1/segment?output=json&threshold={t}", files={"image": encoded()}).json()["classes"][0]["area"]
-             for t in (0, 0.4, 0.6, 1)]
+    areas = [
+        client.post(f"/v1/segment?output=json&threshold={t}", files={"image": encoded()}).json()["classes"][0]["area"]
+        for t in (0, 0.4, 0.6, 1)
+    ]
     assert areas == sorted(areas, reverse=True)
     assert areas[0] == 48 * 80
     assert areas[-1] == 0
@@ -103,21 +105,35 @@ def test_exif_orientation_is_honoured(client: TestClient) -> None:
     assert Image.open(io.BytesIO(response.content)).size == (48, 80)
 
 
-@pytest.mark.parametrize("query", ["output=gif", "threshold=2", "threshold=-0.1", "threshold=nan", "threshold=inf",
-                                   "threshold=high", "disagreement=maybe", "output=png&disagreement=true"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "output=gif",
+        "threshold=2",
+        "threshold=-0.1",
+        "threshold=nan",
+        "threshold=inf",
+        "threshold=high",
+        "disagreement=maybe",
+        "output=png&disagreement=true",
+    ],
+)
 def test_a_bad_parameter_is_422(client: TestClient, query: str) -> None:
     problem(client.post(f"/v1/segment?{query}", files={"image": encoded()}), 422, "bad-parameter")
 
 
-@pytest.mark.parametrize(("content", "status", "code"), [
-    (b"", 400, "malformed-image"),
-    (encoded()[:60], 400, "malformed-image"),
-    (encoded(".jpg")[:300], 400, "malformed-image"),
-    (b"GIF89a" + bytes(100), 415, "unsupported-image"),
-    (b"no image at all", 415, "unsupported-image"),
-    (bytes(200_001), 413, "image-too-large"),
-    (bytes(400_000), 413, "body-too-large"),
-])
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"", 400, "malformed-image"),
+        (encoded()[:60], 400, "malformed-image"),
+        (encoded(".jpg")[:300], 400, "malformed-image"),
+        (b"GIF89a" + bytes(100), 415, "unsupported-image"),
+        (b"no image at all", 415, "unsupported-image"),
+        (bytes(200_001), 413, "image-too-large"),
+        (bytes(400_000), 413, "body-too-large"),
+    ],
+)
 def test_junk_is_refused_by_name(client: TestClient, content: bytes, status: int, code: str) -> None:
     problem(client.post("/v1/segment", content=content, headers={"Content-Type": "image/png"}), status, code)
 
@@ -129,6 +145,7 @@ def test_a_body_that_grows_over_the_limit_is_refused_without_its_length(client: 
 
 def bomb(side: int) -> bytes:
     """A small PNG whose header says side x side pixels."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -145,18 +162,25 @@ def test_a_decompression_bomb_is_refused_by_its_header(client: TestClient) -> No
     assert time.perf_counter() - started < 0.5
 
 
-@pytest.mark.parametrize("headers", [{"Content-Type": "text/plain"}, {"Content-Type": "application/json"}, {},
-                                     {"Content-Type": "application/vnd.bentoml+pickle"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/json"},
+        {},
+        {"Content-Type": "application/vnd.bentoml+pickle"},
+    ],
+)
 def test_other_content_types_are_415(client: TestClient, headers: dict[str, str]) -> None:
     problem(client.post("/v1/segment", content=encoded(), headers=headers), 415, "unsupported-media-type")
 
 
 def test_forms_without_the_image_are_400(client: TestClient) -> None:
     problem(client.post("/v1/segment", files={"picture": encoded()}), 400, "no-image")
-    problem(client.post("/v1/segment", files={"picture": ("a", b"x")}, data={"image": "http://127.0.0.1:1/x.png"}),
-            400, "no-image")
-    problem(client.post("/v1/segment", content=b"junk", headers={"Content-Type": "multipart/form-data"}),
-            400, "bad-request")
+    problem(
+        client.post("/v1/segment", files={"picture": ("a", b"x")}, data={"image": "http://127.0.0.1:1/x.png"}), 400, "no-image"
+    )
+    problem(client.post("/v1/segment", content=b"junk", headers={"Content-Type": "multipart/form-data"}), 400, "bad-request")
 
 
 def test_unknown_paths_and_methods_are_problems(client: TestClient) -> None:

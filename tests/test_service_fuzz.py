@@ -17,7 +17,8 @@ from fuzzing import attack_document, make_case, seed_corpus, send
 from serving import Running, running
 
 from gazeseg_serve.errors import ImageError
-from gazeseg_serve.imaging import Limits, decode_image
+from gazeseg_serve.imaging import decode_image
+from gazeseg_serve.pixels import Limits
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(folder, tmp_path_factory.mktemp("service"), GAZESEG_MAX_BYTES="2000000", GAZESEG_MAX_PIXELS="4000000",
-                 GAZESEG_READ_SECONDS="0.2", GAZESEG_MAX_IMAGES="20") as service:
+    with running(
+        folder,
+        tmp_path_factory.mktemp("service"),
+        GAZESEG_MAX_BYTES="2000000",
+        GAZESEG_MAX_PIXELS="4000000",
+        GAZESEG_READ_SECONDS="0.2",
+        GAZESEG_MAX_IMAGES="20",
+    ) as service:
         yield service
 
 

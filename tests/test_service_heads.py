@@ -13,7 +13,7 @@ from artifacts import write_artifact
 pytest.importorskip("bentoml")
 from serving import Running, encoded, running
 
-from gazeseg_serve.service.heads import HEAD_BYTES
+from gazeseg_serve.service.head_limits import HEAD_BYTES
 
 SECONDS = 1.0
 TICK = 0.005  # uvloop counts in whole milliseconds from the start of a turn of its loop, so a timer may be that much early
@@ -122,8 +122,10 @@ def test_the_next_request_of_a_kept_connection_is_watched_too(connection: socket
 
 def test_a_body_has_its_own_time(connection: socket.socket) -> None:
     image = encoded()
-    connection.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\n"
-                       b"Content-Length: %d\r\n\r\n" % len(image) + image[:100])
+    connection.sendall(
+        b"POST /v1/segment HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(image) + image[:100]
+    )
     time.sleep(1.5 * SECONDS)
     connection.sendall(image[100:])
     assert answer_on(connection).startswith(b"HTTP/1.1 200")

@@ -19,9 +19,9 @@ from serving import encoded, problem, serve, wait_until_ready
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.service.app import SWAGGER_UI
 from gazeseg_serve.service.edge import Edge
-from gazeseg_serve.service.host import Answer, Job, RunBatch
-from gazeseg_serve.service.http import create_api
 from gazeseg_serve.service.limits import Keys
+from gazeseg_serve.service.model_host import Answer, Job, RunBatch
+from gazeseg_serve.service.routes import create_api
 from gazeseg_serve.service.runtime import Runtime
 from gazeseg_serve.service.settings import Settings
 
@@ -131,9 +131,20 @@ def test_an_answer_that_does_not_come_is_504_and_its_job_is_dropped(folder: Path
 
 
 def scope(path: str = "/v1/segment", **headers: str) -> dict[str, Any]:
-    return {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-            "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": ("10.0.0.9", 1),
-            "server": ("test", 80), "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]}
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "client": ("10.0.0.9", 1),
+        "server": ("test", 80),
+        "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
+    }
 
 
 async def talk(edge: Edge, events: asyncio.Queue[dict[str, Any]], **headers: str) -> int:
@@ -208,8 +219,9 @@ def test_while_draining_new_requests_are_refused_and_old_ones_answered(folder: P
     asyncio.run(scenario())
 
 
-def test_a_bug_is_a_500_problem_and_the_next_request_is_served(folder: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_a_500_problem_and_the_next_request_is_served(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
@@ -217,7 +229,7 @@ def test_a_bug_is_a_500_problem_and_the_next_request_is_served(folder: Path, mon
         async with served(folder) as (client, gate, runtime, _):
             gate.open.set()
             with monkeypatch.context() as patched:
-                patched.setattr("gazeseg_serve.service.pipeline.render", broken)
+                patched.setattr("gazeseg_serve.service.answering.render", broken)
                 response = await post(client)
             body = problem(response, 500, "internal-error")
             assert "bug" not in str(body)
@@ -229,21 +241,31 @@ def test_a_bug_is_a_500_problem_and_the_next_request_is_served(folder: Path, mon
     assert "ZeroDivisionError" in caplog.text
 
 
-@pytest.mark.parametrize(("headers", "code"), [
-    ({}, "no-key"), ({"Authorization": "Bearer wrong"}, "wrong-key"), ({"X-API-Key": "wrong"}, "wrong-key"),
-    ({"Authorization": "Basic key-one"}, "no-key"), ({"Authorization": "Bearer"}, "no-key"),
-    ({"X-API-Key": "key-one "}, None), ({"Authorization": "bearer key-two"}, None),
-    ({"Authorization": "Bearer from-file"}, None),
-])
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "no-key"),
+        ({"Authorization": "Bearer wrong"}, "wrong-key"),
+        ({"X-API-Key": "wrong"}, "wrong-key"),
+        ({"Authorization": "Basic key-one"}, "no-key"),
+        ({"Authorization": "Bearer"}, "no-key"),
+        ({"X-API-Key": "key-one "}, None),
+        ({"Authorization": "bearer key-two"}, None),
+        ({"Authorization": "Bearer from-file"}, None),
+    ],
+)
 def test_keys_guard_every_v1_route(folder: Path, tmp_path: Path, headers: dict[str, str], code: str | None) -> None:
     file = tmp_path / "keys"
     file.write_text("# ward 7\nfrom-file\n\n")
     settings = Settings(artifact=folder, api_keys="key-one, key-two", api_keys_file=file)  # type: ignore[arg-type]
     with serve(settings) as client:
         wait_until_ready(client)
-        for response in (client.get("/v1/model", headers=headers), client.get("/v1/unknown", headers=headers),
-                         client.post("/v1/segment", files={"image": encoded()}, headers=headers),
-                         client.post("/v1/segment/batch", files={"image": encoded()}, headers=headers)):
+        for response in (
+            client.get("/v1/model", headers=headers),
+            client.get("/v1/unknown", headers=headers),
+            client.post("/v1/segment", files={"image": encoded()}, headers=headers),
+            client.post("/v1/segment/batch", files={"image": encoded()}, headers=headers),
+        ):
             if code is not None:
                 problem(response, 401, code)
                 assert response.headers["www-authenticate"] == "Bearer"

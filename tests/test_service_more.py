@@ -38,19 +38,37 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def client(folders: dict[str, Path]) -> Iterator[TestClient]:
-    settings = Settings(artifact=folders["first"], models={"zones": folders["zones"]}, max_bytes=300_000,
-                        max_pixels=200_000, max_images=12, max_batch_bytes=2_000_000)
+    settings = Settings(
+        artifact=folders["first"],
+        models={"zones": folders["zones"]},
+        max_bytes=300_000,
+        max_pixels=200_000,
+        max_images=12,
+        max_batch_bytes=2_000_000,
+    )
     with serve(settings) as client:
         wait_until_ready(client)
         yield client
 
 
-@pytest.mark.parametrize(("accept", "output"), [
-    ("", "png"), ("*/*", "png"), ("image/*", "png"), ("image/png", "png"), ("application/json", "json"),
-    ("application/x-npz", "npz"), ("application/dicom", "dicom-seg"), ("application/*", "json"),
-    ("text/html, application/json;q=0.9, */*;q=0.1", "json"), ("image/png;q=0.1, application/json;q=0.5", "json"),
-    ("image/png;q=0, application/json", "json"), ("IMAGE/PNG", "png"), ("image/png;q=junk, application/json", "json"),
-])
+@pytest.mark.parametrize(
+    ("accept", "output"),
+    [
+        ("", "png"),
+        ("*/*", "png"),
+        ("image/*", "png"),
+        ("image/png", "png"),
+        ("application/json", "json"),
+        ("application/x-npz", "npz"),
+        ("application/dicom", "dicom-seg"),
+        ("application/*", "json"),
+        ("text/html, application/json;q=0.9, */*;q=0.1", "json"),
+        ("image/png;q=0.1, application/json;q=0.5", "json"),
+        ("image/png;q=0, application/json", "json"),
+        ("IMAGE/PNG", "png"),
+        ("image/png;q=junk, application/json", "json"),
+    ],
+)
 def test_accept_chooses_the_output(accept: str, output: str) -> None:
     assert output_for(accept) == output
 
@@ -76,8 +94,9 @@ def test_the_query_beats_accept(client: TestClient) -> None:
 
 def test_json_is_compressed_where_the_client_takes_it(client: TestClient) -> None:
     def post(encoding: str) -> bytes:
-        with client.stream("POST", "/v1/segment?output=json", files={"image": encoded()},
-                           headers={"Accept-Encoding": encoding}) as response:
+        with client.stream(
+            "POST", "/v1/segment?output=json", files={"image": encoded()}, headers={"Accept-Encoding": encoding}
+        ) as response:
             assert ("gzip" in response.headers.get("content-encoding", "")) == ("gzip" in encoding and "q=0" not in encoding)
             assert "accept-encoding" in response.headers["vary"].lower()
             return b"".join(response.iter_raw())
@@ -89,8 +108,9 @@ def test_json_is_compressed_where_the_client_takes_it(client: TestClient) -> Non
 
 
 def test_a_compressed_body_is_refused(client: TestClient) -> None:
-    response = client.post("/v1/segment", content=gzip.compress(encoded()),
-                           headers={"Content-Type": "image/png", "Content-Encoding": "gzip"})
+    response = client.post(
+        "/v1/segment", content=gzip.compress(encoded()), headers={"Content-Type": "image/png", "Content-Encoding": "gzip"}
+    )
     problem(response, 415, "unsupported-encoding")
 
 
@@ -102,8 +122,12 @@ def test_the_etag_knows_the_image_the_model_and_the_wish(client: TestClient) -> 
 
     first = tag()
     assert first == tag()
-    others = {tag("/v1/segment?threshold=0.4"), tag("/v1/segment?output=json"), tag("/v1/models/zones/segment"),
-              tag(image=encoded(".jpg"))}
+    others = {
+        tag("/v1/segment?threshold=0.4"),
+        tag("/v1/segment?output=json"),
+        tag("/v1/models/zones/segment"),
+        tag(image=encoded(".jpg")),
+    }
     assert len(others | {first}) == 5
     response = client.post("/v1/segment", files={"image": encoded()}, headers={"If-None-Match": f'"x", {first}'})
     problem(response, 412, "same-answer")
@@ -127,8 +151,9 @@ def test_models_are_served_by_name(client: TestClient, folders: dict[str, Path])
     problem(client.get("/v1/models/none"), 404, "no-such-model")
     problem(client.post("/v1/models/none/segment", files={"image": encoded()}), 404, "no-such-model")
     problem(client.post("/v1/models/zones/segment?output=probability", files={"image": encoded()}), 422, "bad-parameter")
-    problem(client.post("/v1/models/zones/segment?output=json&disagreement=true", files={"image": encoded()}), 422,
-            "bad-parameter")
+    problem(
+        client.post("/v1/models/zones/segment?output=json&disagreement=true", files={"image": encoded()}), 422, "bad-parameter"
+    )
 
 
 def many(*files: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
@@ -137,9 +162,16 @@ def many(*files: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
 
 def test_a_batch_answers_a_zip_with_every_image_or_why_not(client: TestClient, folders: dict[str, Path]) -> None:
     small = PIXELS[:30, :30]
-    response = client.post("/v1/segment/batch", files=many(
-        ("a.png", encoded()), ("../../b.png", encoded(pixels=small)), ("a.png", encoded(".jpg")), ("c.txt", b"junk"),
-        ("\N{GREEK SMALL LETTER ALPHA} d.png", encoded()[:50])))
+    response = client.post(
+        "/v1/segment/batch",
+        files=many(
+            ("a.png", encoded()),
+            ("../../b.png", encoded(pixels=small)),
+            ("a.png", encoded(".jpg")),
+            ("c.txt", b"junk"),
+            ("\N{GREEK SMALL LETTER ALPHA} d.png", encoded()[:50]),
+        ),
+    )
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(response.content)) as packed:
@@ -156,8 +188,9 @@ def test_a_batch_answers_a_zip_with_every_image_or_why_not(client: TestClient, f
 
 def test_a_batch_answers_json_lines_in_order(client: TestClient) -> None:
     files = [(f"{i}.png", encoded(pixels=PIXELS[: 20 + i])) for i in range(10)]
-    response = client.post("/v1/segment/batch?output=json", files=many(*files, ("bad", b"x")),
-                           headers={"Accept-Encoding": "gzip"})
+    response = client.post(
+        "/v1/segment/batch?output=json", files=many(*files, ("bad", b"x")), headers={"Accept-Encoding": "gzip"}
+    )
     lines = [json.loads(line) for line in response.text.splitlines()]
     assert [line["name"] for line in lines] == [name for name, _ in files] + ["bad"]
     assert [line["size"][0] for line in lines[:-1]] == [20 + i for i in range(10)]
@@ -167,8 +200,11 @@ def test_a_batch_answers_json_lines_in_order(client: TestClient) -> None:
 def test_a_batch_has_limits_of_its_own(client: TestClient) -> None:
     problem(client.post("/v1/segment/batch", files=many(*[("a", b"x")] * 13)), 400, "bad-request")
     problem(client.post("/v1/segment/batch", files=many(*[("a", bytes(250_000))] * 9)), 413, "body-too-large")
-    problem(client.post("/v1/segment/batch", content=encoded(), headers={"Content-Type": "image/png"}), 415,
-            "unsupported-media-type")
+    problem(
+        client.post("/v1/segment/batch", content=encoded(), headers={"Content-Type": "image/png"}),
+        415,
+        "unsupported-media-type",
+    )
     problem(client.post("/v1/segment/batch", files={"other": b"x"}), 400, "no-image")
     response = client.post("/v1/segment/batch?output=json", files=many(("big", bytes(300_001)), ("ok.png", encoded())))
     lines = [json.loads(line) for line in response.text.splitlines()]
@@ -237,8 +273,9 @@ def test_a_series_becomes_one_seg_with_every_slice_in_its_place(client: TestClie
 
 def test_what_cannot_be_a_seg_is_refused_by_name(client: TestClient) -> None:
     def refused(*files: tuple[str, bytes]) -> str:
-        return str(problem(client.post("/v1/segment/batch?output=dicom-seg", files=many(*files)), 415,
-                           "unsupported-image")["detail"])
+        return str(
+            problem(client.post("/v1/segment/batch?output=dicom-seg", files=many(*files)), 415, "unsupported-image")["detail"]
+        )
 
     one = ("1", dicom_file(1, ramp()))
     assert "DICOM" in refused(("a.png", encoded()))
@@ -255,8 +292,7 @@ def test_a_multi_frame_file_gives_a_seg_and_is_refused_elsewhere(client: TestCli
 
 
 def test_too_many_dicom_pixels_are_refused_by_the_header(client: TestClient) -> None:
-    problem(client.post("/v1/segment", files={"image": dicom_file(1, ramp(), Rows=2000, Columns=2000)}), 413,
-            "image-too-large")
+    problem(client.post("/v1/segment", files={"image": dicom_file(1, ramp(), Rows=2000, Columns=2000)}), 413, "image-too-large")
     problem(client.post("/v1/segment", files={"image": dicom_file(1, ramp())[:-100]}), 400, "malformed-image")
 
 
@@ -282,8 +318,10 @@ def test_a_multi_frame_file_becomes_one_seg_frame_by_frame(client: TestClient) -
     response = client.post("/v1/segment?output=dicom-seg", files={"image": enhanced_file(frames)})
     assert response.status_code == 200, response.text
     seg = pydicom.dcmread(io.BytesIO(response.content))
-    bright_on_the_left = {float(group.PlanePositionSequence[0].ImagePositionPatient[2]): bool(frame[:, :20].all())
-                          for frame, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True)}
+    bright_on_the_left = {
+        float(group.PlanePositionSequence[0].ImagePositionPatient[2]): bool(frame[:, :20].all())
+        for frame, group in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True)
+    }
     assert bright_on_the_left == {0.0: False, 3.0: False, 6.0: True}
 
 

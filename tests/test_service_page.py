@@ -106,10 +106,24 @@ async def browsing(url: str, profile: Path) -> AsyncIterator[Browser]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert chromium is not None, "the browser tests need chromium on the PATH"
     process = subprocess.Popen(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
-         f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        [
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--window-size=1280,900",
+            f"--user-data-dir={profile}",
+            "--remote-debugging-port=0",
+            "about:blank",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         port_file = profile / "DevToolsActivePort"
         async with asyncio.timeout(30):
@@ -145,8 +159,11 @@ def pixels(area: str) -> int:
 
 @pytest.mark.browser
 def test_a_sample_is_segmented_and_the_threshold_moves_the_mask_by_keyboard(service: Running, tmp_path: Path) -> None:
-    answer = httpx.post(service.url + "/v1/segment?output=json", content=(PAGE / "sample2.jpg").read_bytes(),
-                        headers={"Content-Type": "image/jpeg"}).json()
+    answer = httpx.post(
+        service.url + "/v1/segment?output=json",
+        content=(PAGE / "sample2.jpg").read_bytes(),
+        headers={"Content-Type": "image/jpeg"},
+    ).json()
 
     async def scenario() -> None:
         async with browsing(service.url + "/#sample=2&disagreement", tmp_path) as tab:

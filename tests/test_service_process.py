@@ -49,8 +49,9 @@ def test_32_at_once_are_batched_and_everyone_gets_their_own_mask(service: Runnin
     before = service.batches()
     with httpx.Client(limits=httpx.Limits(max_connections=32), timeout=30) as client, ThreadPoolExecutor(32) as pool:
         for _ in range(3):
-            answers = list(pool.map(
-                lambda picture: client.post(service.url + "/v1/segment", files={"image": as_png(picture)}), pictures))
+            answers = list(
+                pool.map(lambda picture: client.post(service.url + "/v1/segment", files={"image": as_png(picture)}), pictures)
+            )
             for answer, mask in zip(answers, expected, strict=True):
                 assert answer.status_code == 200
                 np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), mask)
@@ -93,30 +94,40 @@ def test_the_worker_holds_no_torch(service: Running) -> None:
 
 
 def test_logs_are_json_and_hold_the_request_id_but_no_file_name(service: Running) -> None:
-    httpx.post(service.url + "/v1/segment", headers={"X-Request-Id": "find-me"},
-               files={"image": ("Jane_Doe_1970.png", as_png(images(1)[0]))})
+    httpx.post(
+        service.url + "/v1/segment",
+        headers={"X-Request-Id": "find-me"},
+        files={"image": ("Jane_Doe_1970.png", as_png(images(1)[0]))},
+    )
     time.sleep(0.2)
     text = service.log.read_text()
     assert '"request_id": "find-me"' in text
     assert "Jane_Doe" not in text
 
 
-@pytest.mark.parametrize(("options", "port", "needle"), [
-    ({"artifact": "/nowhere"}, 0, "does not exist"), ({}, 0, "no artifact"), ({"artifact": "{folder}"}, 99999, "--port"),
-    ({"artifact": "{folder}", "max_queue": 0}, 0, "max_queue"),
-    ({"artifact": "{folder}", "models": "second"}, 0, "name=folder"),
-    ({"artifact": "{folder}", "device": "abacus"}, 0, "abacus"),
-])
-def test_what_cannot_be_served_is_said_before_anything_starts(folder: Path, options: dict[str, object], port: int,
-                                                              needle: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "port", "needle"),
+    [
+        ({"artifact": "/nowhere"}, 0, "does not exist"),
+        ({}, 0, "no artifact"),
+        ({"artifact": "{folder}"}, 99999, "--port"),
+        ({"artifact": "{folder}", "max_queue": 0}, 0, "max_queue"),
+        ({"artifact": "{folder}", "models": "second"}, 0, "name=folder"),
+        ({"artifact": "{folder}", "device": "abacus"}, 0, "abacus"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(
+    folder: Path, options: dict[str, object], port: int, needle: str
+) -> None:
     filled = {name: value.format(folder=folder) if isinstance(value, str) else value for name, value in options.items()}
     with pytest.raises(GazesegError, match=needle):
         serve(filled, "127.0.0.1", port)
 
 
 def test_the_command_says_it_in_one_line() -> None:
-    done = subprocess.run([sys.executable, "-m", "gazeseg_serve", "serve", "/nowhere"], capture_output=True, text=True,
-                          timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "gazeseg_serve", "serve", "/nowhere"], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 1
     assert "does not exist" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -12,12 +12,13 @@ from tiny import tiny_config
 
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.training.data import pack_gaze
-from gazeseg_serve.training.ensemble import Ensemble
-from gazeseg_serve.training.loop import train
-from gazeseg_serve.training.masks_folder import load_map, pseudo_mask_levels
-from gazeseg_serve.training.relabel import combine
-from gazeseg_serve.training.sharpen import gain_at, sharpened_targets, teacher_logits
+from gazeseg_serve.training.learning.data import pack_gaze
+from gazeseg_serve.training.learning.loop import train
+from gazeseg_serve.training.learning.relabel import combine
+from gazeseg_serve.training.learning.sharpen import gain_at, sharpened_targets, teacher_logits
+from gazeseg_serve.training.masks.folder import load_map
+from gazeseg_serve.training.masks.levels import pseudo_mask_levels
+from gazeseg_serve.training.networks.ensemble import Ensemble
 
 AVERAGED = ("optimiser.average=0.9",)
 
@@ -90,12 +91,15 @@ def test_a_taught_training_ends_elsewhere(phantoms: Path, phantom_masks: Path, t
     assert any(not torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    (("data.sharpen=0.3",), "optimiser.average"),
-    ((*AVERAGED, "data.sharpen=0.3", "data.band=0.2"), "set data.ramp and data.band to 0"),
-    ((*AVERAGED, "data.sharpen=-1.0"), "at least 0"),
-    ((*AVERAGED, "data.sharpen=0.3", "data.supervision=full"), "of gaze maps"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("data.sharpen=0.3",), "optimiser.average"),
+        ((*AVERAGED, "data.sharpen=0.3", "data.band=0.2"), "set data.ramp and data.band to 0"),
+        ((*AVERAGED, "data.sharpen=-1.0"), "at least 0"),
+        ((*AVERAGED, "data.sharpen=0.3", "data.supervision=full"), "of gaze maps"),
+    ],
+)
 def test_settings_that_contradict_are_named(settings: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny_config(*settings)

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.training.fixations import read_fixations
-from gazeseg_serve.training.phantoms import phantom
-from gazeseg_serve.training.quality import inside_share
-from gazeseg_serve.training.simulate import simulate_gaze, write_phantoms
+from gazeseg_serve.training.gaze.fixations import read_fixations
+from gazeseg_serve.training.gaze.phantoms import phantom
+from gazeseg_serve.training.gaze.simulate import simulate_gaze, write_phantoms
+from gazeseg_serve.training.masks.quality import inside_share
 
 
 def ellipse(size: int, radius: float) -> np.ndarray:
@@ -22,10 +22,12 @@ def figures(noise: str) -> dict[str, float]:
     mask = ellipse(200, 0.2)
     scans = [simulate_gaze(mask, np.random.default_rng(i), noise) for i in range(150)]
     middle = np.array([0.6, 0.45])
-    return {"fixations": float(np.mean([len(s) for s in scans])),
-            "seconds": float(np.mean([s.gaze_ms / 1000 for s in scans])),
-            "inside": float(np.median([inside_share(s, mask) for s in scans])),
-            "off": float(np.mean([np.hypot(*(np.average([s.x, s.y], axis=1, weights=s.duration) - middle)) for s in scans]))}
+    return {
+        "fixations": float(np.mean([len(s) for s in scans])),
+        "seconds": float(np.mean([s.gaze_ms / 1000 for s in scans])),
+        "inside": float(np.median([inside_share(s, mask) for s in scans])),
+        "off": float(np.mean([np.hypot(*(np.average([s.x, s.y], axis=1, weights=s.duration) - middle)) for s in scans])),
+    }
 
 
 def test_eyelink_gaze_is_like_the_recorded_gaze():

@@ -12,12 +12,12 @@ from test_training import _toml
 from tiny import tiny_config
 from typer.testing import CliRunner
 
-from gazeseg_serve.cli import app
+from gazeseg_serve.cli.options import app
 from gazeseg_serve.contract import Run
 from gazeseg_serve.errors import ConfigError, TrainingError
-from gazeseg_serve.training import sweep as room
-from gazeseg_serve.training.config import load_config
-from gazeseg_serve.training.sweep import Sweep, Trial, parse_vary, sweep
+from gazeseg_serve.training.learning import sweep as room
+from gazeseg_serve.training.learning.config import load_config
+from gazeseg_serve.training.learning.sweep import Sweep, Trial, parse_vary, sweep
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -40,30 +40,57 @@ def test_values_are_toml_or_bare_words() -> None:
 
 
 def test_seeds_are_averaged_and_a_failure_is_not(tmp_path: Path) -> None:
-    trials = (Trial({"a.b": "1", "seed": "0"}, "x", {"level 1": 0.5, "ensemble": 0.6}),
-              Trial({"a.b": "1", "seed": "1"}, "y", {"level 1": 0.7, "ensemble": 0.9}),
-              Trial({"a.b": "2", "seed": "0"}, "z", {}, "it broke"),
-              Trial({"a.b": "2", "seed": "1"}, "w", {"level 1": 0.25, "ensemble": 0.5}))
+    trials = (
+        Trial({"a.b": "1", "seed": "0"}, "x", {"level 1": 0.5, "ensemble": 0.6}),
+        Trial({"a.b": "1", "seed": "1"}, "y", {"level 1": 0.7, "ensemble": 0.9}),
+        Trial({"a.b": "2", "seed": "0"}, "z", {}, "it broke"),
+        Trial({"a.b": "2", "seed": "1"}, "w", {"level 1": 0.25, "ensemble": 0.5}),
+    )
     first, second = Sweep(trials).table()
-    assert first == {"a.b": "1", "level 1": f"0.6000 ± {statistics.stdev((0.5, 0.7)):.4f}",
-                     "ensemble": f"0.7500 ± {statistics.stdev((0.6, 0.9)):.4f}", "runs": "2", "failed": "0"}
+    assert first == {
+        "a.b": "1",
+        "level 1": f"0.6000 ± {statistics.stdev((0.5, 0.7)):.4f}",
+        "ensemble": f"0.7500 ± {statistics.stdev((0.6, 0.9)):.4f}",
+        "runs": "2",
+        "failed": "0",
+    }
     assert second == {"a.b": "2", "level 1": "0.2500", "ensemble": "0.5000", "runs": "1", "failed": "1"}
     assert "- z: it broke" in Sweep(trials).markdown()
     assert Sweep(trials).markdown().splitlines()[0] == "| a.b | level 1 | ensemble | runs | failed |"
 
 
-def test_a_grid_from_the_command_line(config: Path, phantoms: Path, phantom_masks: Path, tmp_path: Path,
-                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_from_the_command_line(
+    config: Path, phantoms: Path, phantom_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "sweep"
-    command = ["sweep", str(config), "--data", str(phantoms), "--masks", str(phantom_masks), "--out", str(out),
-               "--device", "cpu", "--vary", "levels.thresholds=[0.5],[0.5,0.3]", "--vary", "seed=0,1", "--json"]
+    command = [
+        "sweep",
+        str(config),
+        "--data",
+        str(phantoms),
+        "--masks",
+        str(phantom_masks),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--vary",
+        "levels.thresholds=[0.5],[0.5,0.3]",
+        "--vary",
+        "seed=0,1",
+        "--json",
+    ]
     shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
     rows = json.loads(shown.stdout.splitlines()[-1])["table"]
     assert [(row["levels.thresholds"], row["runs"]) for row in rows] == [("[0.5]", "2"), ("[0.5, 0.3]", "2")]
     runs = sorted(path.name for path in out.iterdir() if path.is_dir())
-    assert runs == ["levels.thresholds=0.5+seed=0", "levels.thresholds=0.5+seed=1",
-                    "levels.thresholds=0.5-0.3+seed=0", "levels.thresholds=0.5-0.3+seed=1"]
+    assert runs == [
+        "levels.thresholds=0.5+seed=0",
+        "levels.thresholds=0.5+seed=1",
+        "levels.thresholds=0.5-0.3+seed=0",
+        "levels.thresholds=0.5-0.3+seed=1",
+    ]
     dice = [Run.load(out / name).metrics["val_dice"] for name in runs[2:]]
     assert rows[1]["ensemble"].startswith(f"{statistics.fmean(dice):.4f} ± {statistics.stdev(dice):.4f}")
     with (out / "sweep.csv").open() as file:
@@ -73,8 +100,9 @@ def test_a_grid_from_the_command_line(config: Path, phantoms: Path, phantom_mask
     assert CliRunner().invoke(app, command).exit_code == 0
 
 
-def test_what_was_interrupted_goes_on_and_what_fails_is_listed(config: Path, phantoms: Path, phantom_masks: Path,
-                                                               tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_interrupted_goes_on_and_what_fails_is_listed(
+    config: Path, phantoms: Path, phantom_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, resumed = tmp_path / "sweep", []
     (out / "seed=1" / "checkpoint").mkdir(parents=True)
     (out / "seed=1" / "checkpoint" / "state.safetensors").write_bytes(b"")
@@ -93,18 +121,23 @@ def test_what_was_interrupted_goes_on_and_what_fails_is_listed(config: Path, pha
     assert "- seed=0: the loss is nan" in (out / "sweep.md").read_text()
 
 
-def test_a_wrong_grid_is_refused_before_anything_is_trained(config: Path, phantoms: Path, phantom_masks: Path,
-                                                            tmp_path: Path) -> None:
+def test_a_wrong_grid_is_refused_before_anything_is_trained(
+    config: Path, phantoms: Path, phantom_masks: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "sweep"
-    for vary, words in ((["loss.consistency=none,loud"], "none, pure, prop"), (["seed=0", "seed=1"], "twice"),
-                        (["seed=1,1"], "the same")):
+    for vary, words in (
+        (["loss.consistency=none,loud"], "none, pure, prop"),
+        (["seed=0", "seed=1"], "twice"),
+        (["seed=1,1"], "the same"),
+    ):
         with pytest.raises(ConfigError, match=words):
             sweep(config, vary, phantoms, phantom_masks, out)
     assert not out.exists()
 
 
-def test_another_config_in_the_same_folder_is_refused(config: Path, phantoms: Path, phantom_masks: Path,
-                                                       tmp_path: Path) -> None:
+def test_another_config_in_the_same_folder_is_refused(
+    config: Path, phantoms: Path, phantom_masks: Path, tmp_path: Path
+) -> None:
     sweep(config, ["seed=0"], phantoms, phantom_masks, tmp_path / "sweep", device="cpu")
     with pytest.raises(TrainingError, match="another config"):
         sweep(config, ["seed=0"], phantoms, phantom_masks, tmp_path / "sweep", ["optimiser.rate=0.5"], "cpu")
@@ -113,6 +146,10 @@ def test_another_config_in_the_same_folder_is_refused(config: Path, phantoms: Pa
 def test_the_first_experiments_differ_in_what_they_compare_alone() -> None:
     configs = {name: load_config(CONFIGS / f"first_{name}.toml").as_dict() for name in ("single", "two", "pure", "prop")}
     found = {name: (config["levels"].pop("thresholds"), config["loss"].pop("consistency")) for name, config in configs.items()}
-    assert found == {"single": ((0.5,), "none"), "two": ((0.5, 0.3), "none"), "pure": ((0.5, 0.3), "pure"),
-                     "prop": ((0.5, 0.3), "prop")}
+    assert found == {
+        "single": ((0.5,), "none"),
+        "two": ((0.5, 0.3), "none"),
+        "pure": ((0.5, 0.3), "pure"),
+        "prop": ((0.5, 0.3), "prop"),
+    }
     assert configs["single"] == configs["two"] == configs["pure"] == configs["prop"]

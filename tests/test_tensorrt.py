@@ -15,17 +15,17 @@ from damage import made_before
 from fake_tensorrt import VERSIONS, Gpu, install, refusals
 from typer.testing import CliRunner
 
-from gazeseg_serve.cli import app
+from gazeseg_serve.cli.options import app
 from gazeseg_serve.contract import Artifact, Machine, Plan
-from gazeseg_serve.engine import open_engine
-from gazeseg_serve.engine_onnxruntime import OnnxRuntimeEngine
-from gazeseg_serve.engine_tensorrt import TensorRtEngine
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
+from gazeseg_serve.engines.open import open_engine
+from gazeseg_serve.engines.tensorrt import TensorRtEngine
+from gazeseg_serve.engines.tensorrt_plan import build_plan, plan_of, this_machine
 from gazeseg_serve.errors import ConfigError, EngineError, GateError, MissingExtraError
 from gazeseg_serve.export import pipeline
-from gazeseg_serve.export.fidelity import Limits
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.quantize import to_fp16, to_int8
-from gazeseg_serve.tensorrt_plan import build_plan, plan_of, this_machine
+from gazeseg_serve.export.settings import Limits
 
 BATCH = np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), dtype=np.uint8)
 
@@ -87,8 +87,9 @@ def test_a_plan_is_built_once_for_each_machine(gpu: Gpu, tiny_artifact: Path, ca
     assert gpu.builds == 2
 
 
-def test_the_artifact_s_own_plan_is_taken_where_it_fits_and_no_other(gpu: Gpu, tmp_path: Path,
-                                                                      caplog: pytest.LogCaptureFixture) -> None:
+def test_the_artifact_s_own_plan_is_taken_where_it_fits_and_no_other(
+    gpu: Gpu, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     artifact = write_artifact(tmp_path / "a")
     here = this_machine()
     own = build_plan(tmp_path / "a" / "model.onnx", "fp32", here)
@@ -114,9 +115,9 @@ def test_a_new_plan_that_answers_wrongly_is_not_used_or_kept(gpu: Gpu, tiny_arti
     assert not list((tmp_path / "kept").glob("*.plan"))
 
 
-def test_a_folder_that_cannot_be_written_costs_no_answer(gpu: Gpu, tiny_artifact: Path, tmp_path: Path,
-                                                         monkeypatch: pytest.MonkeyPatch,
-                                                         caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_written_costs_no_answer(
+    gpu: Gpu, tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GAZESEG_PLAN_CACHE", str(tmp_path / "file"))
     engine = open_engine(tiny_artifact, Artifact.load(tiny_artifact), "tensorrt")
@@ -125,9 +126,15 @@ def test_a_folder_that_cannot_be_written_costs_no_answer(gpu: Gpu, tiny_artifact
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_export_proves_its_plan_and_ties_it_to_the_machine(precision: str, gpu: Gpu, lively_run: Path, phantoms: Path,
-                                                               lively_artifact: Path, tmp_path: Path,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_export_proves_its_plan_and_ties_it_to_the_machine(
+    precision: str,
+    gpu: Gpu,
+    lively_run: Path,
+    phantoms: Path,
+    lively_artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
     out = tmp_path / "artifact"
     artifact = export_run(lively_run, out, data=phantoms, precision=precision, limits=Limits(1.0, 0.9), format="tensorrt")
@@ -138,8 +145,9 @@ def test_the_export_proves_its_plan_and_ties_it_to_the_machine(precision: str, g
     assert gpu.builds == 1
     gpu.change = lambda values: {name: value * np.float32(0.5) for name, value in values.items()}
     with pytest.raises(GateError):
-        export_run(lively_run, tmp_path / "wrong", data=phantoms, precision=precision, limits=Limits(1.0, 0.9),
-                   format="tensorrt")
+        export_run(
+            lively_run, tmp_path / "wrong", data=phantoms, precision=precision, limits=Limits(1.0, 0.9), format="tensorrt"
+        )
     assert not (tmp_path / "wrong").exists()
 
 
@@ -148,8 +156,8 @@ def test_statistics_of_an_fp16_graph_are_fp32(lively_run: Path, tmp_path: Path) 
     from gazeseg_serve.contract import InputSpec
     from gazeseg_serve.export.fuse import FusedEnsemble
     from gazeseg_serve.export.onnx_graph import write_onnx
-    from gazeseg_serve.training.ensemble import Ensemble
-    from gazeseg_serve.training.unet import Architecture
+    from gazeseg_serve.training.networks.architecture import Architecture
+    from gazeseg_serve.training.networks.ensemble import Ensemble
 
     ensemble, model = Ensemble(Architecture(4, "group"), InputSpec(32), (0, 1)).eval(), tmp_path / "model.onnx"
     write_onnx(FusedEnsemble(ensemble), ensemble.spec, True, model)
@@ -167,8 +175,9 @@ def test_statistics_of_an_fp16_graph_are_fp32(lively_run: Path, tmp_path: Path) 
     assert types_of("Conv", "ConvTranspose") == {onnx.TensorProto.FLOAT16}
 
 
-def test_int8_and_bf16_are_refused_before_any_work(gpu: Gpu, lively_run: Path, lively_artifact: Path, phantoms: Path,
-                                                   tmp_path: Path) -> None:
+def test_int8_and_bf16_are_refused_before_any_work(
+    gpu: Gpu, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path
+) -> None:
     for precision in ("int8", "bf16"):
         with pytest.raises(ConfigError, match="a TensorRT plan is of fp32 or fp16"):
             export_run(lively_run, tmp_path / "a", data=phantoms, precision=precision, format="tensorrt")
@@ -184,13 +193,16 @@ def test_int8_and_bf16_are_refused_before_any_work(gpu: Gpu, lively_run: Path, l
         build_plan(model, "fp32", this_machine())
 
 
-def test_a_machine_without_a_gpu_is_told_so(gpu: Gpu, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path
-                                            ) -> None:
+def test_a_machine_without_a_gpu_is_told_so(
+    gpu: Gpu, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path
+) -> None:
     plan = build_plan(lively_artifact / "model.onnx", "fp32", this_machine())
     gpu.count = 0
-    for attempt in (lambda: open_engine(lively_artifact, Artifact.load(lively_artifact), "tensorrt"),
-                    lambda: TensorRtEngine(plan, "uint8"),
-                    lambda: export_run(lively_run, tmp_path / "a", data=phantoms, format="tensorrt")):
+    for attempt in (
+        lambda: open_engine(lively_artifact, Artifact.load(lively_artifact), "tensorrt"),
+        lambda: TensorRtEngine(plan, "uint8"),
+        lambda: export_run(lively_run, tmp_path / "a", data=phantoms, format="tensorrt"),
+    ):
         with pytest.raises(EngineError, match="driver version is insufficient; look at nvidia-smi, or use --device cpu"):
             attempt()
     with pytest.raises(EngineError, match="TensorRT cannot start: CUDA initialization failure"):
@@ -198,8 +210,9 @@ def test_a_machine_without_a_gpu_is_told_so(gpu: Gpu, lively_run: Path, lively_a
     assert not (tmp_path / "a").exists()
 
 
-def test_a_machine_without_the_packages_is_told_what_to_install(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                 tmp_path: Path, tiny_run: Path, phantoms: Path) -> None:
+def test_a_machine_without_the_packages_is_told_what_to_install(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_run: Path, phantoms: Path
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
     with pytest.raises(MissingExtraError, match=r"gazeseg-serve\[tensorrt\]"):
         open_engine(tiny_artifact, Artifact.load(tiny_artifact), "tensorrt")

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from gazeseg_serve.cli import app
+from gazeseg_serve.cli.options import app
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.imaging import encode_png
 from gazeseg_serve.metrics import class_dice, dice
-from gazeseg_serve.training.fixations import ScanPath, read_fixations, write_fixations
-from gazeseg_serve.training.pseudo_masks import MaskSettings, load_map, make_masks, pseudo_mask_levels
-from gazeseg_serve.training.simulate import write_phantoms
-from gazeseg_serve.training.threshold_report import write_sweep
-from gazeseg_serve.training.threshold_sweep import Sweep, parse_grid, recommend, sweep_thresholds
+from gazeseg_serve.png import encode_png
+from gazeseg_serve.training.gaze.fixations import ScanPath, read_fixations, write_fixations
+from gazeseg_serve.training.gaze.simulate import write_phantoms
+from gazeseg_serve.training.masks.make import MaskSettings, load_map, make_masks, pseudo_mask_levels
+from gazeseg_serve.training.masks.threshold_report import write_sweep
+from gazeseg_serve.training.masks.threshold_sweep import Sweep, parse_grid, recommend, sweep_thresholds
 
 GRID = (0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -88,8 +88,10 @@ def test_with_masks_the_ends_of_the_plateau_are_recommended():
     assert "best at 0.4 (mean Dice 0.8000)" in found.reason
 
 
-@pytest.mark.parametrize(("scores", "pair"), [
-    ([0.5, 0.6, 0.8, 0.7, 0.6], (0.5, 0.4)), ([0.9, 0.8, 0.7, 0.6, 0.5], (0.3, 0.2)), ([0.1, 0.2, 0.3, 0.4, 0.5], (0.6, 0.5))])
+@pytest.mark.parametrize(
+    ("scores", "pair"),
+    [([0.5, 0.6, 0.8, 0.7, 0.6], (0.5, 0.4)), ([0.9, 0.8, 0.7, 0.6, 0.5], (0.3, 0.2)), ([0.1, 0.2, 0.3, 0.4, 0.5], (0.6, 0.5))],
+)
 def test_a_steep_peak_takes_its_better_neighbour(scores, pair):
     assert recommend(made_up(scores, [np.nan] * 5)).thresholds == pair
 
@@ -146,13 +148,31 @@ def test_images_that_are_not_there_are_an_error(data, tmp_path):
 
 
 def test_the_commands_end_in_a_machine_readable_line(data, tmp_path):
-    run = CliRunner().invoke(app, ["thresholds", str(data), "--data", str(data), "--out", str(tmp_path / "t"),
-                                   "--grid", "0.2:0.6:0.1", "--json"])
+    run = CliRunner().invoke(
+        app, ["thresholds", str(data), "--data", str(data), "--out", str(tmp_path / "t"), "--grid", "0.2:0.6:0.1", "--json"]
+    )
     assert run.exit_code == 0, run.output
     last = json.loads(run.stdout.splitlines()[-1], parse_constant=pytest.fail)
     assert len(last["recommendation"]["thresholds"]) == 2
-    run = CliRunner().invoke(app, ["masks", str(data), "--out", str(tmp_path / "m"), "--no-crf", "--jobs", "1",
-                                   "--sigma-degrees", "1.5", "--screen", "53x30@60", "--thresholds", "0.6,0.4,0.2", "--json"])
+    run = CliRunner().invoke(
+        app,
+        [
+            "masks",
+            str(data),
+            "--out",
+            str(tmp_path / "m"),
+            "--no-crf",
+            "--jobs",
+            "1",
+            "--sigma-degrees",
+            "1.5",
+            "--screen",
+            "53x30@60",
+            "--thresholds",
+            "0.6,0.4,0.2",
+            "--json",
+        ],
+    )
     assert run.exit_code == 0, run.output
     last = json.loads(run.stdout.splitlines()[-1])
     assert last["images"] == 4

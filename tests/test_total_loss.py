@@ -11,10 +11,10 @@ from test_lpp import unfold_lpp
 from torch import Tensor
 
 from gazeseg_serve.contract import InputSpec
-from gazeseg_serve.training.config import Loss
-from gazeseg_serve.training.ensemble import Ensemble
-from gazeseg_serve.training.loop import total_loss
-from gazeseg_serve.training.unet import Architecture
+from gazeseg_serve.training.learning.config import Loss
+from gazeseg_serve.training.learning.loop import total_loss
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble
 
 
 def by_hand(model: Ensemble, images: Tensor, targets: Tensor, consistency: str, weight: float) -> Tensor:

@@ -24,13 +24,16 @@ from tiny import tiny_config
 from gazeseg_serve.contract import Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, TrainingError
-from gazeseg_serve.training import loop
-from gazeseg_serve.training.augment import Augmenter, cutmix
-from gazeseg_serve.training.config import Augment, Optimiser, TrainConfig, load_config
-from gazeseg_serve.training.data import batch_indices, pack_gaze, pack_truth
-from gazeseg_serve.training.ensemble import Ensemble
-from gazeseg_serve.training.loop import rate_at, total_loss, train, validate
-from gazeseg_serve.training.masks_folder import IGNORE, load_map, soft_levels
+from gazeseg_serve.training.learning import loop
+from gazeseg_serve.training.learning.augment import Augmenter, cutmix
+from gazeseg_serve.training.learning.config import Augment, Optimiser, TrainConfig, load_config
+from gazeseg_serve.training.learning.data import batch_indices, pack_gaze, pack_truth
+from gazeseg_serve.training.learning.loop import total_loss, train
+from gazeseg_serve.training.learning.optimise import rate_at
+from gazeseg_serve.training.learning.validate import validate
+from gazeseg_serve.training.masks.folder import load_map
+from gazeseg_serve.training.masks.levels import IGNORE, soft_levels
+from gazeseg_serve.training.networks.ensemble import Ensemble
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 
@@ -58,15 +61,28 @@ def test_overrides_take_toml_and_bare_words() -> None:
     assert config.seed == 7
 
 
-@pytest.mark.parametrize(("override", "words"), [
-    ("loss.consistency=loud", "none, pure, prop"), ("levels.thresholds=[]", "at least one"),
-    ("levels.thresholds=[0.5, 1.0]", "between 0 and 1"), ("optimiser.steps=0", "at least 1"),
-    ("data.size=50", "multiple of 16"), ("network.depth=3", "unknown field 'depth'"), ("nonsense", "KEY=VALUE"),
-    ("seed.x=1", "Unknown|unknown|expected int|not a section"), ("loss.window=4", "odd"), ("precision=fp8", "32-true"),
-    ("network.width=5", "multiple of 4"), ("network.stride=3", "1, 2, 4"), ("network.stride=4", "multiple of 64"),
-    ("data.ramp=2.0", r"in \[0, 1\]"), ("loss.dice=-1.0", "at least 0"), ("optimiser.average=1.0", r"in \[0, 1\)"),
-    ("optimiser.restarts=[3]", "must rise"),
-])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("loss.consistency=loud", "none, pure, prop"),
+        ("levels.thresholds=[]", "at least one"),
+        ("levels.thresholds=[0.5, 1.0]", "between 0 and 1"),
+        ("optimiser.steps=0", "at least 1"),
+        ("data.size=50", "multiple of 16"),
+        ("network.depth=3", "unknown field 'depth'"),
+        ("nonsense", "KEY=VALUE"),
+        ("seed.x=1", "Unknown|unknown|expected int|not a section"),
+        ("loss.window=4", "odd"),
+        ("precision=fp8", "32-true"),
+        ("network.width=5", "multiple of 4"),
+        ("network.stride=3", "1, 2, 4"),
+        ("network.stride=4", "multiple of 64"),
+        ("data.ramp=2.0", r"in \[0, 1\]"),
+        ("loss.dice=-1.0", "at least 0"),
+        ("optimiser.average=1.0", r"in \[0, 1\)"),
+        ("optimiser.restarts=[3]", "must rise"),
+    ],
+)
 def test_a_wrong_value_is_named(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny_config("seed=1", override)
@@ -104,7 +120,7 @@ def test_an_epoch_leaves_no_image_out(count: int, batch: int, seed: int) -> None
     steps = -(-2 * count // batch)
     taken = np.concatenate([batch_indices(step, count, batch, seed) for step in range(steps)])
     assert sorted(taken[:count]) == list(range(count))
-    assert sorted(taken[count:2 * count]) == list(range(count))
+    assert sorted(taken[count : 2 * count]) == list(range(count))
 
 
 def test_augmentation_moves_image_and_labels_alike() -> None:
@@ -223,19 +239,32 @@ def test_a_golden_run_of_three_steps(tiny_run: Path) -> None:
     assert float(rows[1]["segmentation"]) == pytest.approx(1.32373, rel=2e-3)
 
 
-
-
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return {f"{path.name}:{key}": tensor for path in sorted(run.glob("level_*.safetensors"))
-            for key, tensor in load_file(path).items()}
+    return {
+        f"{path.name}:{key}": tensor
+        for path in sorted(run.glob("level_*.safetensors"))
+        for key, tensor in load_file(path).items()
+    }
 
 
 def test_killed_and_resumed_is_bit_for_bit_uninterrupted(phantoms: Path, phantom_masks: Path, tmp_path: Path) -> None:
     steps = "optimiser.steps=14"
     config = tmp_path / "tiny.toml"
     config.write_text(_toml(tiny_config(steps)))
-    command = [sys.executable, "-m", "gazeseg_serve", "train", str(config), "--data", str(phantoms),
-               "--masks", str(phantom_masks), "--device", "cpu", "--out"]
+    command = [
+        sys.executable,
+        "-m",
+        "gazeseg_serve",
+        "train",
+        str(config),
+        "--data",
+        str(phantoms),
+        "--masks",
+        str(phantom_masks),
+        "--device",
+        "cpu",
+        "--out",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL)
     state = tmp_path / "killed" / "checkpoint" / "state.safetensors"
@@ -266,10 +295,12 @@ def _toml(config: TrainConfig) -> str:
 
 
 @pytest.mark.parametrize("taught", [(), ("data.sharpen=5.0", "evaluate_every=1")])
-def test_averaged_weights_are_kept_and_survive_a_resume(phantoms: Path, phantom_masks: Path, tmp_path: Path,
-                                                         monkeypatch: pytest.MonkeyPatch, taught: tuple[str, ...]) -> None:
-    config = tiny_config("optimiser.average=0.9", "optimiser.steps=4", "loss.dice=1.0", "loss.cross=0.5", "loss.disputed=0.5",
-                         *taught)
+def test_averaged_weights_are_kept_and_survive_a_resume(
+    phantoms: Path, phantom_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taught: tuple[str, ...]
+) -> None:
+    config = tiny_config(
+        "optimiser.average=0.9", "optimiser.steps=4", "loss.dice=1.0", "loss.cross=0.5", "loss.disputed=0.5", *taught
+    )
     train(config, phantoms, phantom_masks, tmp_path / "whole", device="cpu")
     kept, seen = loop.save_checkpoint, []
 

@@ -11,7 +11,7 @@ from artifacts import write_artifact
 from google.protobuf import descriptor_pool, message_factory, text_format
 from typer.testing import CliRunner
 
-from gazeseg_serve.cli import app
+from gazeseg_serve.cli.options import app
 from gazeseg_serve.errors import ConfigError, ContractError
 from gazeseg_serve.export.triton import triton_config, write_triton
 
@@ -23,8 +23,10 @@ def test_the_repository_holds_the_graph_and_its_declaration(tmp_path: Path) -> N
     assert (model / "1" / "model.onnx").read_bytes() == (tmp_path / "artifact" / "model.onnx").read_bytes()
     text = (model / "config.pbtxt").read_text()
     assert re.findall(r'^(input|output) \{ name: "(\w+)" data_type: (\w+) dims: \[ (.*?) \]', text, re.MULTILINE) == [
-        ("input", "image", "TYPE_UINT8", "32, 32, 3"), ("output", "probability", "TYPE_FP32", "3, 32, 32"),
-        ("output", "disagreement", "TYPE_FP32", "32, 32")]
+        ("input", "image", "TYPE_UINT8", "32, 32, 3"),
+        ("output", "probability", "TYPE_FP32", "3, 32, 32"),
+        ("output", "disagreement", "TYPE_FP32", "32, 32"),
+    ]
     assert "preferred_batch_size: [ 2, 4 ]" in text
     assert "KIND_CPU" in text
     assert artifact.id in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gazeseg_serve.training.config import TrainConfig, apply_override, parse_config
+from gazeseg_serve.training.learning.config import TrainConfig, apply_override, parse_config
 
 
 def tiny_config(*overrides: str) -> TrainConfig:
@@ -15,7 +15,8 @@ def tiny_config(*overrides: str) -> TrainConfig:
         "network": {"width": 4, "norm": "batch"},
         "augment": {"flips": True, "rotate": 20.0, "noise": 0.02},
         "optimiser": {"name": "adamw", "rate": 1e-2, "final_rate": 1e-4, "weight_decay": 0.0, "steps": 3, "batch": 4},
-        "evaluate_every": 2, "checkpoint_every": 1,
+        "evaluate_every": 2,
+        "checkpoint_every": 1,
     }
     for override in overrides:
         apply_override(values, override)

@@ -25,8 +25,9 @@ def wander_plot(dispersion: np.ndarray, wander: np.ndarray, limits: tuple[float,
 def grid_plot(titles: Sequence[str], grids: Sequence[np.ndarray], names: Sequence[str], columns: int = 2) -> np.ndarray:
     """Square tables `(T, T)` of numbers as heat maps with the numbers in them; NaN cells stay empty."""
     lines = -(-len(grids) // columns)
-    figure = Figure(figsize=((0.42 * len(names) + 0.8) * columns, (0.36 * len(names) + 0.9) * lines), dpi=100,
-                    layout="constrained")
+    figure = Figure(
+        figsize=((0.42 * len(names) + 0.8) * columns, (0.36 * len(names) + 0.9) * lines), dpi=100, layout="constrained"
+    )
     for i, (title, grid) in enumerate(zip(titles, grids, strict=True), start=1):
         axes = figure.add_subplot(lines, columns, i)
         axes.imshow(grid, cmap="viridis", aspect="auto")
@@ -34,8 +35,15 @@ def grid_plot(titles: Sequence[str], grids: Sequence[np.ndarray], names: Sequenc
         for (row, column), value in np.ndenumerate(grid):
             if np.isfinite(value):
                 dark = value < low + 0.6 * (high - low)
-                axes.text(column, row, f"{value:.3f}"[1:] if 0 <= value < 1 else f"{value:.2f}", ha="center", va="center",
-                          fontsize=7, color="white" if dark else "black")
+                axes.text(
+                    column,
+                    row,
+                    f"{value:.3f}"[1:] if 0 <= value < 1 else f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if dark else "black",
+                )
         axes.set_xticks(range(len(names)), names, fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.set_title(title, fontsize=10)
@@ -63,8 +71,9 @@ def reliability_plot(tables: dict[str, list[dict[str, float]]]) -> np.ndarray:
     axes.plot((0, 1), (0, 1), color="#888", linestyle=":")
     for name, rows in tables.items():
         filled = [row for row in rows if row["pixels"]]
-        axes.plot([row["probability"] for row in filled], [row["foreground"] for row in filled], marker="o", markersize=3,
-                  label=name)
+        axes.plot(
+            [row["probability"] for row in filled], [row["foreground"] for row in filled], marker="o", markersize=3, label=name
+        )
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of foreground", ylabel="share that is foreground")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

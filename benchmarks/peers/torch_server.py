@@ -1,6 +1,6 @@
 """Peer: what one writes around the paper's release. FastAPI and the eager PyTorch ensemble at its full size.
 
-    uvicorn peers.torch_server:app --port 3000
+uvicorn peers.torch_server:app --port 3000
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from gazeseg_serve.contract import InputSpec
-from gazeseg_serve.imaging import decode_image, encode_png, resize_image
-from gazeseg_serve.training.ensemble import Ensemble
-from gazeseg_serve.training.unet import Architecture
+from gazeseg_serve.imaging import decode_image
+from gazeseg_serve.pixels import resize_image
+from gazeseg_serve.png import encode_png
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble
 
 app = FastAPI()
 # configs/kvasir_paper.toml; random weights are as fast as trained ones.

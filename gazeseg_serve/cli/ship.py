@@ -1,0 +1,181 @@
+"""The verbs that make and measure an artifact: export, compare, bench, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import require
+from .options import JsonFlag, app, finish
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("gazeseg-demo"),
+    quick: Annotated[bool, typer.Option(help="Fewer phantoms and steps: does it run, not how well.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the whole path on synthetic images with simulated gaze.
+
+    Example: gazeseg-serve demo --out gazeseg-demo
+    """
+    from ..export.demo import run_demo
+
+    result = run_demo(out, quick)
+    finish(
+        [
+            f"Dice on {result.test_images} held-out phantoms: {result.dice:.3f} (ensemble, through the exported graph)",
+            f"open        {result.page}",
+            f"serve it    gazeseg-serve serve {result.artifact}",
+            f"and ask it  curl -F image=@{result.sample} http://127.0.0.1:3000/v1/segment --output mask.png",
+        ],
+        result.as_dict(),
+        as_json,
+    )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
+    strategy: Annotated[str, typer.Option(help="fuse (all levels, exact), average, best-level or distill.")] = "fuse",
+    format: Annotated[str, typer.Option(help="onnx; tensorrt (a plan beside it); or triton, of an artifact as RUN.")] = "onnx",
+    precision: Annotated[str, typer.Option(help="fp32, int8, fp16 (GPUs) or bf16 (OpenVINO).")] = "fp32",
+    half_weights: Annotated[bool, typer.Option("--half-weights", help="fp32, bf16: store the weights as fp16.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Dataset folder whose validation images the gate uses.")] = None,
+    images: Annotated[int | None, typer.Option(help="Images of the gate at most; default: 32, or 200 if lossy.")] = None,
+    max_difference: Annotated[float, typer.Option(help="Gate: largest absolute difference of a probability.")] = 1e-3,
+    flipped: Annotated[float, typer.Option(help="Gate: largest share of mask pixels that may change.")] = 1e-4,
+    max_dice_loss: Annotated[float, typer.Option(help="Lossy gate: of the mean Dice, where there are masks.")] = 0.005,
+    min_agreement: Annotated[float | None, typer.Option(help="Lossy gate: Dice with the ensemble; 0.97 without masks.")] = None,
+    unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
+    width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
+    stride: Annotated[int, typer.Option(help="distill: 2 or 4 make blocks of pixels channels: less work.")] = 1,
+    depth: Annotated[int, typer.Option(help="distill: stages of the student, 2 to 5.")] = 5,
+    encoder: Annotated[str, typer.Option(help="distill: the student's way down, unet or efficientnet-lite0.")] = "unet",
+    norm: Annotated[str, typer.Option(help="distill: batch (folds away), group or instance.")] = "batch",
+    steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
+    rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
+    views: Annotated[int, typer.Option(help="distill: views an image for which the ensemble is asked once; 0: all new.")] = 0,
+    warm_start: Annotated[bool, typer.Option(help="distill: begin with a level's weights where they fit.")] = True,
+    seed: Annotated[int, typer.Option(help="distill: seed.")] = 0,
+    keep: Annotated[Path | None, typer.Option(help="distill: folder of the student's state, to go on or export again.")] = None,
+    pictures: Annotated[bool, typer.Option(help="Show images in the report; not for data that may not leave.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make ONE graph of a run and prove it as good as the ensemble; exit 1 and write nothing where it is not.
+
+    Example: gazeseg-serve export runs/small --data kvasir --strategy distill --out artifacts/small
+    """
+    require("onnx", "export")
+    if format == "triton":
+        from ..export.triton import write_triton
+
+        folder = write_triton(run, out)
+        return finish([f"wrote {folder}", f"next: tritonserver --model-repository {out}"], {"model": str(folder)}, as_json)
+    from ..export.pipeline import export_run
+    from ..export.settings import Limits, Tolerance
+    from ..training.learning.student import Student
+
+    student = Student(
+        width,
+        norm,
+        steps,
+        rate=rate,
+        seed=seed,
+        warm_start=warm_start,
+        stride=stride,
+        depth=depth,
+        views=views,
+        encoder=encoder,
+    )
+    artifact = export_run(
+        run,
+        out,
+        strategy,
+        data,
+        "val",
+        images,
+        Tolerance(max_difference, flipped),
+        precision=precision,
+        limits=Limits(max_dice_loss, min_agreement),
+        student=student,
+        unlabelled=unlabelled or (),
+        keep=keep,
+        pictures=pictures,
+        format=format,
+        half_weights=half_weights,
+    )
+    parity = artifact.parity
+    lines = [
+        f"wrote {out}: {strategy}, {precision}, of {len(artifact.provenance['levels'])} levels, id {artifact.id[:12]}",
+        f"gate held on {parity['images']} {parity['source']}: max |difference| {parity['max_difference']:.2g}, "
+        f"flipped pixels {100 * parity['flipped']:.4f} %",
+    ]
+    if "agreement" in parity:
+        lines.append(f"agreement with the ensemble: Dice {parity['agreement']:.4f}, worst 5 % {parity['agreement_worst']:.4f}")
+    if "truth" in parity:
+        lines.append(
+            "on {images} true masks: ensemble {dice_ensemble:.4f}, graph {dice_graph:.4f}, loss {dice_loss:+.4f} "
+            "[{dice_loss_low:+.4f}, {dice_loss_high:+.4f}]".format(**parity["truth"])
+        )
+    finish([*lines, f"next: gazeseg-serve serve {out}"], {"artifact": str(out), "id": artifact.id, "parity": parity}, as_json)
+
+
+@app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Annotated[Path, typer.Option(help="Dataset folder whose validation images are used.")],
+    out: Annotated[Path, typer.Option(help="Folder for compare.html and compare.json.")],
+    strategies: Annotated[str, typer.Option(help="Which, by commas.")] = "fuse,average,best-level,distill",
+    keep: Annotated[Path | None, typer.Option(help="distill: folder of the student's state, taken up where it is.")] = None,
+    unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
+    width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
+    stride: Annotated[int, typer.Option(help="distill: the student's stride.")] = 1,
+    encoder: Annotated[str, typer.Option(help="distill: the student's way down, unet or efficientnet-lite0.")] = "unet",
+    steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
+    rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
+    threads: Annotated[int, typer.Option(help="CPU threads of each engine; 0: all cores.")] = 0,
+    seconds: Annotated[float, typer.Option(help="How long each is timed.")] = 2.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure every strategy and precision of a run in one go, and say which to take.
+
+    Example: gazeseg-serve compare runs/small --data kvasir --out build/compare
+    """
+    require("onnx", "export")
+    from ..export.compare import compare as run_comparison
+    from ..training.learning.student import Student
+
+    names = [name.strip() for name in strategies.split(",")]
+    student = Student(width, steps=steps, rate=rate, stride=stride, encoder=encoder)
+    result = run_comparison(run, data, out, student, unlabelled or (), keep, strategies=names, threads=threads, seconds=seconds)
+    finish(
+        [*result.lines(), f"take {result.recommended}: {result.reason}", f"report: {out / 'compare.html'}"],
+        result.as_dict(),
+        as_json,
+    )
+
+
+@app.command()
+def bench(
+    artifact: Annotated[Path | None, typer.Argument(help="Artifact folder; default: the model of the package.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt or openvino.")] = "auto",
+    batches: Annotated[str, typer.Option(help="Batch sizes, by commas.")] = "1,8",
+    threads: Annotated[str, typer.Option(help="CPU threads, by commas; default: one, and all cores.")] = "",
+    seconds: Annotated[float, typer.Option(help="How long each setting is timed.")] = 2.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Time an artifact by batch size and threads, beside what this machine can do; the last line of --json is JSON.
+
+    Example: gazeseg-serve bench artifacts/small --batches 1,8 --threads 1,2 --json
+    """
+    require("onnx", "export")
+    from ..default_model import default_artifact
+    from ..export.bench import bench as run_bench
+    from ..export.bench import parse_counts
+
+    result = run_bench(artifact or default_artifact(), device, parse_counts(batches), parse_counts(threads), seconds)
+    finish(result.lines(), result.as_dict(), as_json)

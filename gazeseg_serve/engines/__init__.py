@@ -1,0 +1,1 @@
+"""The inference runtimes, behind one method."""

@@ -1,0 +1,76 @@
+"""Pixels in memory: the limits of an input, channels, resizing, log odds.
+
+Layout everywhere: an image is `(H, W, C)` with C = 1 or 3 (RGB), uint8, or float32 in [0, 1]; a map is `(H, W)` or
+`(K, H, W)` float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest input that is decoded, in bytes of the file and in pixels of the image."""
+
+    max_bytes: int = 32 * 2**20
+    max_pixels: int = 40_000_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def unit_range(values: np.ndarray) -> np.ndarray:
+    """Any finite pixels -> float32 of the same shape, the image's least value at 0 and its greatest at 1; all 0 where they
+    are one. An affine change of the whole image, which the z-score inside the graph undoes.
+    """
+    values = np.asarray(values, np.float64)
+    low, span = values.min(), np.ptp(values)
+    return np.asarray((values - low) / (span or 1), np.float32)
+
+
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """`(H, W, 1 or 3)` uint8 or float32 -> `(H, W, channels)`: grey is repeated, RGB weighted to grey."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=2)
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Stretch `(H, W, C)` uint8 or float32 to `size` = (height, width): area average where it shrinks, else bilinear."""
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.reshape(height, width, image.shape[2])
+
+
+def resize_map(values: np.ndarray, size: tuple[int, int], cubic: bool = False) -> np.ndarray:
+    """Resize float32 `(H, W)` to `size` = (height, width), bilinear (or bicubic), pixel centres at half integers."""
+    height, width = size
+    if values.shape == (height, width):
+        return values
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR)
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize integer labels `(H, W)` uint8 to `size` = (height, width) by nearest neighbour (exact centres)."""
+    height, width = size
+    return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def log_odds(probability: np.ndarray) -> np.ndarray:
+    """Scores that resize like logits: `(K, H, W)` float32 probability -> log odds (K = 1) or log p (K > 1).
+
+    A softmax's log p differs from its logits by one number a pixel, the same for all classes, so resizing and then
+    taking the greatest class gives what resizing the logits gives.
+    """
+    tiny = np.float32(1e-7)
+    p = np.clip(probability, tiny, 1 - tiny)
+    return np.log(p) - np.log1p(-p) if len(p) == 1 else np.log(p)

@@ -1,0 +1,110 @@
+"""The HTTP interface put together: segmentation, what is served, metrics, documentation."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from .. import __version__
+from . import problems
+from .batch import add_batch
+from .problems import REFUSALS
+from .runtime import Runtime
+from .segment import Name, add_segment
+
+PAGE = Path(__file__).parent / "page"
+
+
+def create_api(runtime: Runtime, docs_assets: Path) -> FastAPI:
+    """The HTTP interface of `runtime`. docs_assets: the folder with Swagger UI's files."""
+    api = FastAPI(
+        title="gazeseg-serve",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        description="Segmentation of medical images by models trained from gaze.",
+    )
+    problems.install(api)
+    if runtime.settings.cors_origins:
+        api.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(runtime.settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "Content-Type"],
+            expose_headers=["X-Model-Id", "X-Request-Id", "X-Batch-Size", "Server-Timing", "ETag"],
+        )
+    add_segment(api, runtime)
+    add_batch(api, runtime)
+    _add_about(api, runtime)
+    _add_pages(api, docs_assets)
+    return api
+
+
+def _add_about(api: FastAPI, runtime: Runtime) -> None:
+    @api.get("/v1/model", summary="What the default model is", responses={k: REFUSALS[k] for k in (401, 503)})
+    async def model() -> dict[str, Any]:
+        return _model(runtime, runtime.default)
+
+    @api.get("/v1/models", summary="The models served here", responses={401: REFUSALS[401]})
+    async def models() -> dict[str, Any]:
+        return {"default": runtime.default, "models": list(runtime.hosts)}
+
+    @api.get(
+        "/v1/models/{name}", summary="What the model of that name is", responses={k: REFUSALS[k] for k in (401, 404, 422, 503)}
+    )
+    async def named_model(name: Name) -> dict[str, Any]:
+        return _model(runtime, name)
+
+    @api.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def metrics() -> Response:
+        content = await asyncio.to_thread(runtime.telemetry.render)
+        return Response(content, media_type=runtime.telemetry.content_type)
+
+
+def _model(runtime: Runtime, name: str) -> dict[str, Any]:
+    host = runtime.host(name)
+    card = dataclasses.asdict(host.artifact)
+    return {
+        "name": name,
+        "engine": host.predictor.engine.name,
+        **{
+            key: card[key]
+            for key in (
+                "id",
+                "strategy",
+                "precision",
+                "input",
+                "inputs",
+                "outputs",
+                "colours",
+                "threshold",
+                "parity",
+                "provenance",
+            )
+        },
+    }
+
+
+def _add_pages(api: FastAPI, assets: Path) -> None:
+    """The page to try it at `/` and the documentation at `/docs`; both load everything from here."""
+    own = "default-src 'none'; script-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; "
+    api.mount("/page", StaticFiles(directory=PAGE))
+    api.mount("/docs/assets", StaticFiles(directory=assets))
+
+    @api.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": own + "style-src 'self'"})
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        # Swagger UI writes styles into its elements.
+        styles = "style-src 'self' 'unsafe-inline'"
+        return FileResponse(PAGE / "docs.html", headers={"Content-Security-Policy": own + styles})

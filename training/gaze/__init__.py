@@ -1,0 +1,1 @@
+"""Gaze files of any tracker, to fixations."""

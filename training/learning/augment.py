@@ -1,0 +1,70 @@
+"""Augmentation of a batch: one geometric transform for image and pseudo-masks, then photometry on the image alone."""
+
+from __future__ import annotations
+
+import kornia.augmentation as K
+import torch
+from torch import Tensor
+
+from .config import Augment
+
+
+class Augmenter:
+    """`augment(images, targets, seed)`: float images `(B, C, H, W)` in [0, 1] and targets `(B, m, H, W)` of any dtype.
+
+    Returns both in the same layout; targets are moved by nearest neighbour. What comes in from outside is 0 in the image
+    and `outside` in the targets.
+    The draw depends on `seed` alone; the global generator is left as it was.
+    """
+
+    def __init__(self, settings: Augment, outside: int = 0) -> None:
+        s, self._outside = settings, outside
+        geometry: list[K.GeometricAugmentationBase2D] = []
+        if s.flips:
+            geometry += [K.RandomHorizontalFlip(p=0.5), K.RandomVerticalFlip(p=0.5)]
+        if s.rotate or s.scale or s.translate:
+            geometry.append(
+                K.RandomAffine(degrees=s.rotate, translate=(s.translate, s.translate), scale=(1 - s.scale, 1 + s.scale), p=1.0)
+            )
+        self._geometry = K.AugmentationSequential(*geometry, data_keys=["input", "mask"]) if geometry else None
+        photometry: list[K.IntensityAugmentationBase2D] = []
+        if s.brightness or s.contrast or s.saturation or s.hue:
+            photometry.append(K.ColorJiggle(s.brightness, s.contrast, s.saturation, s.hue, p=1.0))
+        if s.noise:
+            photometry.append(K.RandomGaussianNoise(std=s.noise, p=1.0))
+        self._cutmix = s.cutmix
+        self._photometry = K.AugmentationSequential(*photometry, data_keys=["input"]) if photometry else None
+
+    def __call__(self, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self._geometry is not None:
+                images, moved = self._geometry(images, targets.to(images.dtype) - self._outside)
+                moved = moved + self._outside
+                targets = (moved if targets.is_floating_point() else moved.round()).to(targets.dtype)
+            if self._photometry is not None:
+                images = self._photometry(images)
+            if self._cutmix:
+                images, targets = cutmix(images, targets, self._cutmix)
+        return images.clamp(0, 1), targets
+
+
+def cutmix(images: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Paste a rectangle of the next image of the batch, with its targets, into a share of the images.
+
+    Its sides are between a quarter and 3/4 of the image's. Source: Yun et al., ICCV 2019; for labels of pixels French et
+    al., BMVC 2020. Draws from the global generator.
+    """
+    B, _, H, W = images.shape
+    images, targets, sources = images.clone(), targets.clone(), (images, targets)
+    for i in range(B):
+        if torch.rand(()) >= share:
+            continue
+        (h, w), (y, x) = (torch.rand(2) / 2 + 0.25), torch.rand(2)
+        height, width = int(h * H), int(w * W)
+        top, left = int(y * (H - height + 1)), int(x * (W - width + 1))
+        for moved, source in zip((images, targets), sources, strict=True):
+            moved[i, :, top : top + height, left : left + width] = source[
+                (i + 1) % B, :, top : top + height, left : left + width
+            ]
+    return images, targets

@@ -1,0 +1,269 @@
+"""The training configuration: a TOML file to frozen dataclasses, read once at the edge."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gazeseg_serve.contract import InputSpec, build
+from gazeseg_serve.errors import ConfigError, ContractError
+
+from ..networks.architecture import SIMILARITIES, Architecture
+
+SCHEMES = ("full", "box", "point", "scribble")
+SUPERVISIONS = ("gaze", *SCHEMES)
+CONSISTENCIES = ("none", "pure", "prop")
+MAPS = ("heatmaps", "refined")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+@dataclass(frozen=True)
+class Data:
+    """size, channels, normalisation, classes: as InputSpec. maps: which of the `masks` command's maps are cut.
+
+    supervision "gaze"; or from true masks, to compare: "full", "box", "point", "scribble"
+    (`training.learning.annotations`), where every level learns the same and `levels.thresholds` only counts them. With gaze
+    each level cuts the maps at its threshold t, and with one class that cut may be less than hard:
+
+    band    pixels whose map lies within band / 2 of t teach nothing; 0.3 about t = 0.45 ignores the range 0.3 to 0.6
+    ramp    the target rises from 0 to 1 over this width about t; 1 about t = 0.5 takes the map itself
+    sharpen how much the averaged networks' logit counts beside the map's log odds in targets that are cut anew at every
+            step (`training.learning.sharpen`); 1/3 is what `relabel` takes between two trainings; wants optimiser.average
+    """
+
+    size: int = 224
+    channels: int = 3
+    normalisation: str = "imagenet"
+    classes: tuple[str, ...] = ("lesion",)
+    supervision: str = "gaze"
+    maps: str = "refined"
+    band: float = 0.0
+    ramp: float = 0.0
+    sharpen: float = 0.0
+
+
+@dataclass(frozen=True)
+class Levels:
+    """thresholds: one network each, in (0, 1). shared_start: all levels begin with the same weights, as released."""
+
+    thresholds: tuple[float, ...] = (0.5, 0.3)
+    shared_start: bool = True
+
+
+@dataclass(frozen=True)
+class Network:
+    """As `training.networks.unet.Architecture`."""
+
+    width: int = 64
+    norm: str = "group"
+    stride: int = 1
+    encoder: str = "unet"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """consistency "none", "pure" or "prop" (the method); weight is lambda; similarity, window and dilation are LPP's.
+
+    Beyond the method, off by default:
+    dice        weight of the soft Dice loss beside the cross-entropy (Milletari et al., 3DV 2016)
+    disputed    weight in the segmentation loss of a pixel on which the levels' pseudo-masks disagree; 1 as any other
+    cross       weight of the cross-entropy against the other levels' confident pixels, p >= 0.8 or <= 0.2 (cross pseudo
+                supervision, Chen et al., CVPR 2021)
+    """
+
+    consistency: str = "prop"
+    weight: float = 3.0
+    similarity: str = "cosine"
+    window: int = 5
+    dilation: int = 2
+    dice: float = 0.0
+    disputed: float = 1.0
+    cross: float = 0.0
+
+
+@dataclass(frozen=True)
+class Augment:
+    """flips: on both axes, p = 0.5 each. The rest are ranges, 0 = off.
+
+    rotate      degrees either way          scale       share either way       translate   share of the side
+    brightness  added, on [0, 1]            contrast    factor 1 +- this       noise       standard deviation on [0, 1]
+    saturation  factor 1 +- this            hue         turns, up to 0.5
+    cutmix      share of the images that get a rectangle of another, with its labels (Yun et al., ICCV 2019)
+    """
+
+    flips: bool = True
+    rotate: float = 0.0
+    scale: float = 0.0
+    translate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    noise: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """name "sgd" (Nesterov) or "adamw". The rate rises over `warmup` (share of the cycle), then falls by a half cosine.
+
+    restarts    steps at which that begins anew, each time from half the rate (Loshchilov and Hutter, ICLR 2017)
+    average     decay a step of the mean over past weights, which then is what is validated and kept; 0 keeps the last
+    """
+
+    name: str = "sgd"
+    rate: float = 1e-2
+    final_rate: float = 1e-4
+    momentum: float = 0.99
+    weight_decay: float = 4e-4
+    warmup: float = 0.0
+    restarts: tuple[int, ...] = ()
+    average: float = 0.0
+    steps: int = 15000
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The defaults are the paper's preset for Kvasir-SEG."""
+
+    data: Data = field(default_factory=Data)
+    levels: Levels = field(default_factory=Levels)
+    network: Network = field(default_factory=Network)
+    loss: Loss = field(default_factory=Loss)
+    augment: Augment = field(default_factory=Augment)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    seed: int = 0
+    precision: str = "32-true"
+    channels_last: bool = True
+    evaluate_every: int = 500
+    checkpoint_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("data.supervision", self.data.supervision, SUPERVISIONS),
+            ("data.maps", self.data.maps, MAPS),
+            ("loss.consistency", self.loss.consistency, CONSISTENCIES),
+            ("loss.similarity", self.loss.similarity, SIMILARITIES),
+            ("optimiser.name", self.optimiser.name, ("sgd", "adamw")),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name} = {value!r} is not known; use one of: {', '.join(known)}")
+        thresholds = self.levels.thresholds
+        if not thresholds or not all(0 < t < 1 for t in thresholds):
+            raise ConfigError(f"levels.thresholds = {list(thresholds)}: name at least one, each between 0 and 1")
+        if self.loss.window < 1 or self.loss.window % 2 == 0 or self.loss.dilation < 1:
+            raise ConfigError("loss.window must be odd and loss.dilation at least 1")
+        for name in ("steps", "batch"):
+            if getattr(self.optimiser, name) < 1:
+                raise ConfigError(f"optimiser.{name} must be at least 1")
+        for name, share in (
+            ("data.band", self.data.band),
+            ("data.ramp", self.data.ramp),
+            ("augment.cutmix", self.augment.cutmix),
+            ("loss.disputed", self.loss.disputed),
+        ):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name} = {share} must lie in [0, 1]")
+        for name, weight in (
+            ("loss.weight", self.loss.weight),
+            ("loss.dice", self.loss.dice),
+            ("loss.cross", self.loss.cross),
+            ("data.sharpen", self.data.sharpen),
+        ):
+            if not weight >= 0:
+                raise ConfigError(f"{name} = {weight} must be at least 0")
+        if not 0 <= self.optimiser.average < 1:
+            raise ConfigError(f"optimiser.average = {self.optimiser.average} must lie in [0, 1)")
+        if (self.data.ramp or self.data.band) and len(self.data.classes) > 1:
+            raise ConfigError("data.ramp and data.band are for one class; set them to 0")
+        if self.data.sharpen and not self.optimiser.average:
+            raise ConfigError("data.sharpen is taught by averaged weights; set optimiser.average, 0.999 for instance")
+        if self.data.sharpen and (self.data.ramp or self.data.band):
+            raise ConfigError("data.sharpen cuts the maps itself; set data.ramp and data.band to 0")
+        if self.data.supervision != "gaze":
+            if self.data.ramp or self.data.band or self.data.sharpen:
+                raise ConfigError(
+                    f"data.ramp, data.band and data.sharpen are of gaze maps; set them to 0 for {self.data.supervision!r}"
+                )
+            if self.levels.shared_start and len(thresholds) > 1:
+                raise ConfigError(
+                    f"supervision {self.data.supervision!r} teaches every level the same, so levels that start "
+                    "the same stay the same; set levels.shared_start = false, or name one threshold"
+                )
+        if self.network.encoder != "unet" and self.data.normalisation != "imagenet":
+            raise ConfigError(
+                f'encoder {self.network.encoder!r} has weights for data.normalisation = "imagenet", not '
+                f'{self.data.normalisation!r}; set that, or network.encoder = "unet"'
+            )
+        cycles = (0, *self.optimiser.restarts, self.optimiser.steps)
+        if any(later <= earlier for earlier, later in itertools.pairwise(cycles)):
+            raise ConfigError(f"optimiser.restarts = {list(self.optimiser.restarts)} must rise, between 0 and the steps")
+        if self.evaluate_every < 1 or self.checkpoint_every < 1:
+            raise ConfigError("evaluate_every and checkpoint_every must be at least 1")
+        _ = self.input_spec, self.architecture  # their own checks, with their own words
+        if self.data.size % (16 * self.network.stride):
+            raise ConfigError(
+                f"data.size {self.data.size} is not a multiple of {16 * self.network.stride}, which a network of "
+                f"stride {self.network.stride} halves four times"
+            )
+
+    @property
+    def input_spec(self) -> InputSpec:
+        d = self.data
+        try:
+            return InputSpec(d.size, d.channels, "stretch", d.normalisation, d.classes)
+        except ContractError as error:
+            raise ConfigError(f"data: {error}") from error
+
+    @property
+    def architecture(self) -> Architecture:
+        n = self.network
+        return Architecture(n.width, n.norm, self.data.channels, self.input_spec.outputs, n.stride, encoder=n.encoder)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def parse_config(values: dict[str, Any], where: str = "config") -> TrainConfig:
+    """Raises ConfigError that names the unknown, missing or wrong value."""
+    try:
+        return build(TrainConfig, values, where)
+    except ContractError as error:
+        raise ConfigError(str(error)) from error
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a TOML file and apply `section.key=value` overrides (values in TOML, bare words as text)."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a configuration such as configs/kvasir_small.toml") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for override in overrides:
+        apply_override(values, override)
+    return parse_config(values, str(path))
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in a parsed TOML table, in place."""
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {override!r}: write KEY=VALUE, for instance optimiser.steps=1000")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override!r}: {section} is not a section")
+    values[name] = value

@@ -1,0 +1,160 @@
+"""Training: read top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from gazeseg_serve.contract import RUN_FILE, Run
+from gazeseg_serve.dataset import Dataset
+from gazeseg_serve.errors import TrainingError
+from gazeseg_serve.progress import log, track
+
+from ..masks.levels import IGNORE
+from ..networks.ensemble import Ensemble
+from ..networks.lpp import propagated_logits
+from .augment import Augmenter
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import Loss, TrainConfig
+from .data import batch_indices, pack_annotated, pack_gaze, pack_truth, to_tensors
+from .distributed import average_gradients, open_fabric
+from .losses import consistency_loss, cross_loss, dice_loss, disputed_weights, segmentation_loss
+from .optimise import average_weights, make_optimiser, rate_at
+from .run_folder import write_history, write_run
+from .sharpen import gain_at, sharpened_targets, teacher_logits
+from .validate import validate
+
+
+def train(
+    config: TrainConfig, dataset_folder: Path, masks: Path | None, out: Path, resume: bool = False, device: str = "auto"
+) -> Run:
+    """Train the m peer networks on gaze pseudo-masks, or on what `data.supervision` names, and write the run folder `out`.
+
+    masks: the folder that `gazeseg-serve masks` wrote, the dataset's where None; only gaze needs it. Weights are those of
+    the last step: nothing is selected.
+    Raises DatasetError, TrainingError (a non-finite loss; a run that is already there).
+    """
+    if (out / RUN_FILE).exists() and not resume:
+        raise TrainingError(f"{out} already holds a finished run; choose another --out, or delete it")
+    fabric = open_fabric(config, device)
+    mine = slice(fabric.global_rank, None, fabric.world_size)  # this process's share of a batch
+    dataset = Dataset.open(dataset_folder)
+    splits = dataset.splits()
+    spec = config.input_spec
+    if config.data.supervision == "gaze":
+        data = pack_gaze(
+            dataset,
+            splits["train"],
+            masks or dataset_folder,
+            spec,
+            config.levels.thresholds,
+            config.data.maps == "refined",
+            config.data.ramp,
+            config.data.band,
+            bool(config.data.sharpen),
+        )
+    else:
+        data = pack_annotated(dataset, splits["train"], spec, len(config.levels.thresholds), config.data.supervision)
+    truth = pack_truth(dataset, splits["val"], spec)
+    log.info("%d training images, %d validation images with a mask", len(data), len(truth))
+
+    seeds = [config.seed if config.levels.shared_start else config.seed + i for i in range(len(config.levels.thresholds))]
+    model = Ensemble(config.architecture, spec, seeds).to(fabric.device)
+    if config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = make_optimiser(config.optimiser, model)
+    average = copy.deepcopy(model) if config.optimiser.average else model  # what is validated and kept
+    state = nn.ModuleDict({"now": model, "average": average}) if config.optimiser.average else model
+    first, history = load_checkpoint(out, config.as_dict(), state, optimiser) if resume else (0, [])
+    unknown = config.data.supervision in ("point", "scribble")  # of what augmentation moves in from outside the image
+    augment, steps = Augmenter(config.augment, IGNORE if unknown else 0), config.optimiser.steps
+    board = SummaryWriter(str(out / "tensorboard"), purge_step=first) if fabric.is_global_zero else None
+
+    for step in track(range(first, steps), "training", steps - first):
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, config.optimiser)
+        indices = batch_indices(step, len(data), config.optimiser.batch, config.seed)
+        images, targets = augment(*to_tensors(data, indices), seed=config.seed * 1_000_003 + step)
+        images, targets = fabric.to_device((images[mine], targets[mine].transpose(0, 1)))
+        with fabric.autocast():
+            if config.data.sharpen:
+                targets = sharpened_targets(
+                    targets.transpose(0, 1),
+                    teacher_logits(average, images * 255),
+                    gain_at(step, steps, config.data.sharpen),
+                    config.levels.thresholds,
+                )
+            loss, parts = total_loss(model, images * 255, targets, config.loss, config.channels_last)
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {step}, images {[data.stems[i] for i in indices[mine]]}; "
+                "lower optimiser.rate, or use precision 32-true"
+            )
+        optimiser.zero_grad()
+        fabric.backward(loss)
+        parts = average_gradients(fabric, model, parts)
+        optimiser.step()
+        done = step + 1
+        if config.optimiser.average:
+            average_weights(average, model, min(config.optimiser.average, done / (done + 10)))
+
+        if board is None:
+            continue  # the first process writes what there is to write
+        for name, value in parts.items():
+            board.add_scalar(f"loss/{name}", value, done)
+        if done % config.evaluate_every == 0 or done == steps:
+            row = {"step": done, "rate": rate_at(step, config.optimiser), **parts, **validate(average, truth, fabric)}
+            history.append(row)
+            for name, value in row.items():
+                board.add_scalar(f"validation/{name}", value, done)
+            write_history(out, history)
+            log.info("step %d: %s", done, "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step"))
+        if done % config.checkpoint_every == 0 or done == steps:
+            save_checkpoint(out, done, config.as_dict(), history, state, optimiser)
+    if board is not None:
+        board.close()
+        write_run(out, config, average, data, splits, history[-1] if history else {}, dataset)
+    fabric.barrier()
+    return Run.load(out)
+
+
+def total_loss(
+    model: Ensemble, images: Tensor, targets: Tensor, settings: Loss, channels_last: bool
+) -> tuple[Tensor, dict[str, float]]:
+    """L = L_seg + lambda sum_i L_cons_i (METHOD: Zhong et al., eq. 5), and its parts.
+
+    images: float `(B, C, H, W)` in [0, 255]; targets: `(m, B, H, W)` as in `losses`.
+    """
+    x = model.normalise(images)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    features = [level.features(x) for level in model.networks]
+    raw = [level.classifier(f).float() for level, f in zip(model.networks, features, strict=True)]
+    logits = torch.stack([level.enlarge(r) for level, r in zip(model.networks, raw, strict=True)])
+    weights = disputed_weights(targets, settings.disputed) if settings.disputed < 1 else None
+    parts = {"segmentation": (1.0, segmentation_loss(logits, targets, weights))}
+    if settings.dice:
+        parts["dice_loss"] = (settings.dice, dice_loss(logits, targets))
+    if settings.cross:
+        parts["cross"] = (settings.cross, cross_loss(logits))
+    if settings.consistency != "none":
+        pupils = logits
+        if settings.consistency == "prop":
+            pupils = torch.stack(
+                [
+                    level.enlarge(
+                        propagated_logits(
+                            f, r, cast(Tensor, level.classifier.bias), settings.similarity, settings.window, settings.dilation
+                        )
+                    )
+                    for level, f, r in zip(model.networks, features, raw, strict=True)
+                ]
+            )
+        parts["consistency"] = (settings.weight, consistency_loss(logits, pupils))
+    loss = torch.stack([weight * part for weight, part in parts.values()]).sum()
+    return loss, {"loss": loss.item(), **{name: part.item() for name, (_, part) in parts.items()}}

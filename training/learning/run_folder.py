@@ -1,0 +1,69 @@
+"""What a training leaves in its run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from safetensors.torch import save
+
+from gazeseg_serve.contract import RUN_FILE, Level, Run
+from gazeseg_serve.dataset import Dataset
+from gazeseg_serve.errors import ContractError
+from gazeseg_serve.files import sha256, sha256_file, write_bytes, write_text
+
+from ..networks.ensemble import Ensemble
+from .config import TrainConfig
+from .data import Packed
+
+
+def write_history(out: Path, history: list[dict[str, float]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[-1]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(out / "metrics.csv", text.getvalue())
+
+
+def write_run(
+    out: Path,
+    config: TrainConfig,
+    model: Ensemble,
+    data: Packed,
+    splits: dict[str, tuple[str, ...]],
+    final: dict[str, float],
+    dataset: Dataset,
+) -> Run:
+    """Write the level weights, then `run.json` last: a run without it is not finished."""
+    levels = []
+    for i, (network, threshold) in enumerate(zip(model.levels, config.levels.thresholds, strict=True)):
+        name = f"level_{i + 1}.safetensors"
+        weights = save({key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()})
+        write_bytes(out / name, weights)
+        key = f"dice_level_{i + 1}"
+        levels.append(Level(threshold, name, sha256(weights), {"val_dice": final[key]} if key in final else {}))
+    fingerprints = data.fingerprints()
+    if config.data.supervision == "gaze" and dataset.fixations.is_file():
+        fingerprints["fixations"] = sha256_file(dataset.fixations)
+    versions = {name: version(name) for name in ("gazeseg-serve", "torch", "monai", "numpy")}
+    versions["python"] = platform.python_version()
+    run = Run(
+        config.input_spec,
+        asdict(config.architecture),
+        tuple(levels),
+        config.as_dict(),
+        config.seed,
+        splits,
+        fingerprints,
+        versions,
+        {"val_dice": final["dice_ensemble"]} if "dice_ensemble" in final else {},
+    )
+    try:
+        run.save(out)
+    except OSError as error:
+        raise ContractError(f"{out / RUN_FILE}: {error}") from error
+    return run

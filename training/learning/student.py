@@ -1,0 +1,50 @@
+"""The settings of a distilled student: its network, and how it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gazeseg_serve.errors import ConfigError
+
+from .config import PRECISIONS, Optimiser
+
+
+@dataclass(frozen=True)
+class Student:
+    """The student and its schedule; the defaults serve a CPU, where batch norm folds into the convolutions.
+
+    width, norm, stride, depth, encoder   as `training.networks.unet.Architecture`
+    warm_start    begin with the weights of a level where all five are the run's own
+    rate          of AdamW, reached over the first tenth of the steps, then a half cosine to 1/1000 of it
+    precision     of the arithmetic, as in training: 32-true, bf16-mixed or 16-mixed
+    views         augmented views of each image for which the ensemble is asked once, and which are then learned again
+                  and again: where it is dearer than the student and an image is seen more often than that. 0: a new view
+                  each time
+    """
+
+    width: int = 16
+    norm: str = "batch"
+    steps: int = 2000
+    batch: int = 8
+    rate: float = 2e-3
+    seed: int = 0
+    warm_start: bool = True
+    precision: str = "bf16-mixed"
+    stride: int = 1
+    depth: int = 5
+    views: int = 0
+    encoder: str = "unet"
+
+    def __post_init__(self) -> None:
+        if self.views < 0:
+            raise ConfigError(f"{self.views} views; 0 is a new one each time")
+        if self.steps < 1 or self.batch < 1 or not self.rate > 0:
+            raise ConfigError(f"a student needs steps, batch and rate above 0, not {self.steps}, {self.batch}, {self.rate}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+
+    @property
+    def schedule(self) -> Optimiser:
+        return Optimiser(
+            "adamw", self.rate, self.rate / 1000, weight_decay=1e-2, warmup=0.1, steps=self.steps, batch=self.batch
+        )

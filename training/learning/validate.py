@@ -1,0 +1,51 @@
+"""Mean Dice over the validation images at the network's size, and which levels are dead."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from gazeseg_serve.metrics import dice
+from gazeseg_serve.progress import log
+
+from ..networks.ensemble import Ensemble, activation
+from .data import Packed, to_tensors
+
+DEAD_SHARE = 0.001  # a level that calls less than this, or all but this, foreground over the validation split is dead
+
+
+@torch.no_grad()
+def validate(model: Ensemble, truth: Packed, fabric: Fabric, batch: int = 16) -> dict[str, float]:
+    """Mean Dice over validation images at the network's size, per level and for the ensemble; calls out dead levels."""
+    if not len(truth):
+        return {}
+    model.eval()
+    masks = []
+    for start in range(0, len(truth), batch):
+        images, _ = to_tensors(truth, np.arange(start, min(start + batch, len(truth))))
+        with fabric.autocast():
+            logits = model(model.normalise(fabric.to_device(images) * 255)).float()
+        both = torch.cat([logits, logits.mean(dim=0, keepdim=True)])
+        masks.append(labels_of(both).cpu().numpy())
+    model.train()
+    predicted = np.concatenate(masks, axis=1)  # (m + 1, N, H, W)
+    names = [f"dice_level_{i + 1}" for i in range(len(predicted) - 1)] + ["dice_ensemble"]
+    classes = range(1, len(model.spec.classes) + 1)
+    row = {}
+    for name, labels in zip(names, predicted, strict=True):
+        pairs = zip(labels, truth.targets[:, 0], strict=True)
+        row[name] = float(np.mean([dice(a == c, t == c) for a, t in pairs for c in classes]))
+        share = np.count_nonzero(labels) / labels.size
+        if not DEAD_SHARE < share < 1 - DEAD_SHARE:
+            log.warning("%s is dead: it calls %.2f %% of the pixels foreground", name.removeprefix("dice_"), 100 * share)
+    return row
+
+
+def labels_of(logits: Tensor) -> Tensor:
+    """Labels uint8 of logits whose class axis is third from the end: p > 0.5 for K = 1, else the likeliest class."""
+    probability = activation(logits)
+    if probability.shape[-3] == 1:
+        return (probability[..., 0, :, :] > 0.5).to(torch.uint8)
+    return probability.argmax(dim=-3).to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Fixations to heatmaps, refined maps and pseudo-masks."""

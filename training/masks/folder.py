@@ -1,0 +1,110 @@
+"""The masks folder: what the `masks` command writes and training reads.
+
+heatmaps/<stem>.png      16 bit, the image's own size; heatmaps/<class>/<stem>.png with several classes
+refined/<stem>.png       likewise, only with CRF
+pseudo_masks/level_<i>/  8 bit, 0 and 255 (labels 0..C with several classes); level 1 is the first threshold
+records/<stem>.json      what an image was made from, and its quality: an image whose record matches is not redone
+quality.csv, quality.html, masks.json (written last: a folder without it is not finished)
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gazeseg_serve.contract import build
+from gazeseg_serve.errors import ContractError, DatasetError
+from gazeseg_serve.files import read_json
+from gazeseg_serve.png import read_map
+
+from .settings import MaskSettings
+
+MASKS_SCHEMA = "gazeseg-masks/1"
+MASKS_FILE = "masks.json"
+HEATMAPS, REFINED, PSEUDO_MASKS, RECORDS = "heatmaps", "refined", "pseudo_masks", "records"
+
+
+@dataclass(frozen=True)
+class MasksInfo:
+    """`masks.json`: the settings of a finished masks folder, its images and what was left out.
+
+    fingerprint is a sha256 over the settings, classes and every image's inputs and outputs. relabelled, where a run
+    sharpened the maps: the sha256 of that run, the fingerprint of the masks before, and the gain.
+    """
+
+    settings: MaskSettings
+    classes: tuple[str, ...]
+    stems: tuple[str, ...]
+    skipped: dict[str, str]
+    dropped: dict[str, int]
+    fingerprint: str
+    versions: dict[str, str]
+    quality: dict[str, Any]
+    verdict: str
+    schema: str = MASKS_SCHEMA
+    relabelled: dict[str, Any] | None = None
+
+
+def map_files(folder: Path, kind: str, stem: str, classes: Sequence[str]) -> list[Path]:
+    """The map files of one image, one a class; `kind` is "heatmaps" or "refined"."""
+    if len(classes) == 1:
+        return [folder / kind / f"{stem}.png"]
+    return [folder / kind / name / f"{stem}.png" for name in classes]
+
+
+def load_map(folder: Path | str, stem: str, refined: bool) -> np.ndarray:
+    """The heatmap or the refined map of one image, at the image's own size, float32 in [0, 1].
+
+    `(H, W)` for one class, `(C, H, W)` for several. Raises FileNotFoundError where this image has no map, DatasetError
+    where the folder is not a finished masks folder or was made without CRF, MalformedImage for a damaged file.
+    """
+    folder = Path(folder)
+    info = load_masks_info(folder)
+    if refined and info.settings.crf is None:
+        raise DatasetError(f"{folder} was made without CRF; train on its heatmaps, or make it again with --crf")
+    files = map_files(folder, REFINED if refined else HEATMAPS, stem, info.classes)
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} does not exist")
+    maps = [read_map(file) for file in files]
+    return maps[0] if len(maps) == 1 else np.stack(maps)
+
+
+def load_masks_info(folder: Path | str) -> MasksInfo:
+    """Read `masks.json`; DatasetError where it is missing, ContractError where it is damaged or of another schema."""
+    path = Path(folder) / MASKS_FILE
+    try:
+        return _read_info(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{folder} holds no finished masks ({MASKS_FILE} is missing); "
+            f"make them with: gazeseg-serve masks DATASET --out {folder}"
+        ) from None
+
+
+@lru_cache(maxsize=8)
+def _read_info(path: Path, changed: int) -> MasksInfo:
+    data = read_json(path)
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != MASKS_SCHEMA:
+        raise ContractError(f"{path} has schema {found!r}, this version reads {MASKS_SCHEMA!r}; make the masks again")
+    return build(MasksInfo, data, str(path))
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what decides the bytes of a map."""
+    names = ("gazeseg-serve", "numpy", "opencv-python-headless", "pydensecrf2", "scipy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -1,0 +1,271 @@
+"""The `masks` command: a dataset folder in, heatmaps, refined maps, pseudo-masks and their quality out."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gazeseg_serve.dataset import Dataset
+from gazeseg_serve.errors import ConfigError, DatasetError, GazesegError, require
+from gazeseg_serve.files import write_json, write_text
+from gazeseg_serve.progress import log, track
+
+from ..gaze.fixations import OFF_SCREEN, FixationTable, write_fixations
+from ..gaze.sources import find_gaze, image_size, read_gaze
+from .folder import (
+    HEATMAPS,
+    MASKS_FILE,
+    MASKS_SCHEMA,
+    PSEUDO_MASKS,
+    RECORDS,
+    REFINED,
+    MasksInfo,
+    load_map,
+    load_masks_info,
+    versions,
+)
+from .levels import pseudo_mask_levels
+from .one_image import ImageJob, finished, make_image, plan
+from .quality_report import report
+from .settings import MaskSettings, check_thresholds, parse_thresholds, settings_json
+from .verdict import Verdict, judge
+
+__all__ = [
+    "MaskSettings",
+    "MasksInfo",
+    "MasksSummary",
+    "check_thresholds",
+    "load_map",
+    "load_masks_info",
+    "make_masks",
+    "parse_thresholds",
+    "pseudo_mask_levels",
+]
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MasksSummary:
+    """What one call of `make_masks` did.
+
+    made, reused    how many images were made now, and how many were finished before
+    skipped         reason by stem; dropped: rows of the fixation table by reason
+    means           mean of every quality figure over the images
+    """
+
+    out: Path
+    images: int
+    made: int
+    reused: int
+    skipped: dict[str, str]
+    dropped: dict[str, int]
+    means: dict[str, float]
+    verdict: Verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for machines."""
+        return dataclasses.asdict(self) | {"out": str(self.out)}
+
+    def lines(self) -> list[str]:
+        """The summary for people, one fact a line."""
+        lines = [f"{self.images} images in {self.out} ({self.made} made now, {self.reused} finished before)"]
+        lines += [f"dropped {count} row(s): {reason}" for reason, count in self.dropped.items()]
+        lines += [f"skipped {count} image(s): {reason}" for reason, count in Counter(self.skipped.values()).most_common(5)]
+        lines += [self.verdict.line, *self.verdict.advice, f"report: {self.out / 'quality.html'}"]
+        lines += [f"{name}: {value:.4f}" for name, value in self.means.items() if name.startswith(("dice", "inside"))]
+        return lines
+
+
+def make_masks(
+    dataset: Path | str,
+    out: Path | str | None = None,
+    settings: MaskSettings | None = None,
+    jobs: int | None = None,
+    strict: bool = False,
+    gaze: Path | str | None = None,
+) -> MasksSummary:
+    """Make the maps and pseudo-masks of every image with fixations, into `out` (default: the dataset folder).
+
+    `gaze` is a fixation table, a folder with one a class, or a mapping of raw samples (default: what the dataset
+    folder holds); fixations detected in raw samples are also written, as `detected_fixations.csv`.
+
+    An image whose inputs and settings are those of its record is not redone, so interrupted work goes on where it
+    stopped. The bytes written do not depend on `jobs` (worker processes; default: one a usable core).
+    With `strict`, a dropped row or a skipped image raises DatasetError before anything is made.
+    Raises DatasetError where a folder or the gaze cannot be used or no image could be made, ConfigError for settings.
+    """
+    try:
+        data = Dataset.open(dataset)
+        return _make(data, Path(out) if out is not None else data.root, settings or MaskSettings(), jobs, strict, gaze)
+    except OSError as error:
+        raise DatasetError(
+            f"{error}; check that the folders can be read and written and the disk is not full; finished images are kept"
+        ) from error
+
+
+def _make(
+    data: Dataset, out: Path, settings: MaskSettings, jobs: int | None, strict: bool, gaze: Path | str | None
+) -> MasksSummary:
+    jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
+    if not 1 <= jobs <= 256:
+        raise ConfigError(f"{jobs} jobs; give a number from 1 to 256")
+    if settings.crf is not None:
+        require("pydensecrf.densecrf", "train")
+    source = Path(gaze) if gaze is not None else find_gaze(data.root)
+    table = read_gaze(source, data.images, settings.classes)
+    if strict:
+        table.require_clean()
+
+    planned = [plan(data, stem, scan, table.classes, settings, out) for stem, scan in table.paths.items()]
+    records = {job.stem: record for job in planned if (record := finished(job)) is not None}
+    todo = [job for job in planned if job.stem not in records]
+    reused = len(records)
+    _clear(out, stale=bool(todo))
+    if source.suffix == ".toml":
+        sizes = {stem: image_size(data.images[stem]) or (0, 0) for stem in table.paths}
+        write_fixations(out / "detected_fixations.csv", table.paths, sizes, table.classes)
+    for record in track(_run(todo, jobs), "masks", len(todo)):
+        records[record["stem"]] = record
+    return _finish(data, out, settings, table, dict(sorted(records.items())), reused, strict)
+
+
+def _run(todo: list[ImageJob], jobs: int) -> Iterator[Record]:
+    """The records of all images, made here (one job) or in worker processes, in the order given."""
+    if jobs == 1 or len(todo) < 2:
+        yield from map(make_image, todo)
+        return
+    pool = ProcessPoolExecutor(min(jobs, len(todo)), multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield from pool.map(make_image, todo)
+    except BrokenProcessPool:
+        raise GazesegError(
+            "a worker process was killed, perhaps for want of memory; run again with fewer --jobs, finished images are kept"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """The parent handles Ctrl-C, and a worker does not outlive a parent that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _clear(out: Path, stale: bool) -> None:
+    """Remove what a killed run left half written, and the summary that is about to be outdated."""
+    if stale:
+        (out / MASKS_FILE).unlink(missing_ok=True)
+    folders = [out / RECORDS, *(path for kind in (HEATMAPS, REFINED, PSEUDO_MASKS) for path in _folders(out / kind))]
+    for folder in folders:
+        for path in folder.glob(".*"):
+            if re.fullmatch(r"\..+\.(png|json)\.\w{8}", path.name):
+                path.unlink(missing_ok=True)
+
+
+def _folders(top: Path) -> Iterable[Path]:
+    return [top, *(path for path in top.iterdir() if path.is_dir())] if top.is_dir() else []
+
+
+def _finish(
+    data: Dataset,
+    out: Path,
+    settings: MaskSettings,
+    table: FixationTable,
+    records: dict[str, Record],
+    reused: int,
+    strict: bool,
+) -> MasksSummary:
+    for folder in (*_folders(out / REFINED), *_folders(out / PSEUDO_MASKS)):
+        if not any(folder.iterdir()):  # of settings that no longer hold
+            folder.rmdir()
+    good = {stem: record for stem, record in records.items() if "skipped" not in record}
+    skipped = dict.fromkeys(table.skipped, "no usable fixation")
+    skipped |= {stem: record["skipped"] for stem, record in records.items() if "skipped" in record}
+    for stem in set(records) - set(good):
+        log.warning("%s is skipped: %s", stem, skipped[stem])
+    if not good:
+        raise DatasetError(f"no image could be used; the first: {next(iter(skipped.values()))}")
+    if strict and len(good) < len(records):
+        raise DatasetError(
+            f"{len(records) - len(good)} image(s) could not be used, "
+            f"{next(iter(skipped))}: {next(iter(skipped.values()))}; mend them, or run without --strict"
+        )
+    off = Counter(row.image for row in table.dropped if row.reason == OFF_SCREEN)
+    rows = {
+        stem: record["quality"] | {"in_image": round(n / (n + off[stem]), 6)}
+        for stem, record in good.items()
+        for n in [len(table.paths[stem])]
+    }
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    means = {name: float(np.mean([row[name] for row in rows.values() if name in row])) for name in names}
+    kept = sum(len(scan) for scan in table.paths.values())
+    verdict = judge(list(rows.values()), len(table.dropped) / (kept + len(table.dropped)))
+    write_text(
+        out / "dropped.csv", _table(["file", "line", "image", "reason"], [dataclasses.astuple(row) for row in table.dropped])
+    )
+    write_text(out / "quality.csv", _quality_csv(names, rows, skipped, table))
+    write_text(out / "quality.html", report(data, out, settings, table, rows, skipped, verdict))
+    fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, good], sort_keys=True).encode())
+    write_json(
+        out / MASKS_FILE,
+        {
+            "schema": MASKS_SCHEMA,
+            "settings": settings_json(settings),
+            "classes": table.classes,
+            "stems": list(good),
+            "skipped": dict(sorted(skipped.items())),
+            "dropped": table.reasons,
+            "fingerprint": fingerprint.hexdigest(),
+            "versions": versions(),
+            "quality": means,
+            "verdict": verdict.line,
+        },
+    )
+    return MasksSummary(out, len(good), len(records) - reused, reused, skipped, table.reasons, means, verdict)
+
+
+def _quality_csv(names: list[str], rows: dict[str, dict[str, float]], skipped: dict[str, str], table: FixationTable) -> str:
+    """One row an image, skipped ones too; the rows dropped from its table, by reason, stand beside its figures."""
+    drops: dict[str, Counter[str]] = {}
+    for row in table.dropped:
+        drops.setdefault(row.image, Counter())[row.reason] += 1
+    reasons = sorted(table.reasons)
+    lines = []
+    for stem in sorted({*rows, *skipped, *drops}):
+        status = "used" if stem in rows else f"skipped: {skipped[stem]}" if stem in skipped else "unknown image"
+        quality = rows.get(stem, {})
+        count = drops.get(stem, Counter())
+        lines.append([stem, status, *(quality.get(name, "") for name in names), *(count[r] for r in reasons)])
+    return _table(["image", "status", *names, *(f"dropped: {reason}" for reason in reasons)], lines)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()

@@ -1,0 +1,181 @@
+"""One image of the `masks` command: its maps, its pseudo-masks and its quality, and the record that says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gazeseg_serve.dataset import Dataset
+from gazeseg_serve.errors import ContractError, DatasetError, ImageError
+from gazeseg_serve.files import read_json, sha256_file, write_bytes, write_json
+from gazeseg_serve.png import encode_map, encode_png, read_map
+
+from ..gaze.fixations import ScanPath
+from .crf import refine
+from .folder import HEATMAPS, PSEUDO_MASKS, RECORDS, REFINED, map_files, versions
+from .heatmap import heatmap
+from .levels import pseudo_mask_levels
+from .quality import MEASURES, measure
+from .settings import MaskSettings, settings_json
+
+_STEPS = 65535  # of a stored map
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """Everything one image needs, picklable; `data` holds this image alone.
+
+    maps_key names what decides the maps, levels_key what decides the rest; a record with both is not redone, one
+    with the first only keeps its maps.
+    """
+
+    data: Dataset
+    stem: str
+    scan: ScanPath
+    classes: tuple[str, ...]
+    settings: MaskSettings
+    out: Path
+    maps_key: str
+    levels_key: str
+
+    @property
+    def record(self) -> Path:
+        return self.out / RECORDS / f"{self.stem}.json"
+
+
+def plan(data: Dataset, stem: str, scan: ScanPath, classes: tuple[str, ...], settings: MaskSettings, out: Path) -> ImageJob:
+    """Hash the inputs of one image. Raises OSError where the image or its mask cannot be read."""
+    image, mask = data.images[stem], data.masks.get(stem)
+    table = np.stack([scan.x, scan.y, scan.duration, scan.label.astype(np.float64)])
+    chosen = settings_json(settings)
+    thresholds = chosen.pop("thresholds")
+    maps_key = _digest(
+        {
+            "image": sha256_file(image),
+            "gaze": hashlib.sha256(table.tobytes()).hexdigest(),
+            "classes": classes,
+            "settings": chosen,
+            "versions": versions(),
+        }
+    )
+    levels_key = _digest({"thresholds": thresholds, "measures": MEASURES, "mask": sha256_file(mask) if mask else None})
+    alone = Dataset(data.root, {stem: image}, {stem: mask} if mask else {})
+    return ImageJob(alone, stem, scan, classes, settings, out, maps_key, levels_key)
+
+
+def finished(job: ImageJob) -> dict[str, Any] | None:
+    """The record of this image, where it was made from the same inputs and all its files are there."""
+    record = _old_record(job)
+    if record.get("maps_key") != job.maps_key or record.get("levels_key") != job.levels_key:
+        return None
+    return record if _files_there(job, record, ()) else None
+
+
+def make_image(job: ImageJob) -> dict[str, Any]:
+    """Write the maps and pseudo-masks of one image, then its record; returns the record.
+
+    The record of an image that cannot be used holds the reason under "skipped", and no file of it remains.
+    """
+    old = _old_record(job)
+    record: dict[str, Any] = {"stem": job.stem, "maps_key": job.maps_key, "levels_key": job.levels_key}
+    try:
+        files = _make(job, old, record)
+    except (DatasetError, ImageError) as error:
+        files, record = {}, {"stem": job.stem, "skipped": str(error)}
+    record["files"] = {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in sorted(files.items())}
+    for name, data in files.items():
+        if record["files"][name] != old.get("files", {}).get(name) or not (job.out / name).is_file():
+            write_bytes(job.out / name, data)
+    for name in set(old.get("files", {})) - set(files):
+        (job.out / name).unlink(missing_ok=True)
+    write_json(job.record, record)
+    return record
+
+
+def _make(job: ImageJob, old: dict[str, Any], record: dict[str, Any]) -> dict[str, bytes]:
+    """The bytes of every file of this image, by name; fills in the record."""
+    settings, files = job.settings, {}
+    if old.get("maps_key") == job.maps_key and _files_there(job, old, (HEATMAPS, REFINED)):
+        size = tuple(old["size"])
+        names = [name for name in old["files"] if not name.startswith(PSEUDO_MASKS)]
+        files = {name: (job.out / name).read_bytes() for name in names}
+        maps = {
+            kind: np.stack([read_map(file) for file in map_files(job.out, kind, job.stem, job.classes)])
+            for kind in _kinds(settings)
+        }
+    else:
+        image = job.data.image(job.stem)
+        size = image.shape[:2]
+        maps = _maps(job, image)
+        for kind, values in maps.items():
+            for file, one in zip(map_files(job.out, kind, job.stem, job.classes), values, strict=True):
+                files[file.relative_to(job.out).as_posix()] = encode_map(one)
+    final = maps[_kinds(settings)[-1]]
+    levels = pseudo_mask_levels(final[0] if len(final) == 1 else final, settings.thresholds)
+    for i, labels in enumerate(levels, start=1):
+        pixels = labels * np.uint8(255) if len(job.classes) == 1 else labels
+        files[f"{PSEUDO_MASKS}/level_{i}/{job.stem}.png"] = encode_png(pixels)
+    record["size"] = list(size)
+    record["quality"] = measure(job.scan, maps[HEATMAPS], maps.get(REFINED), levels, _truth(job, size))
+    return files
+
+
+def _maps(job: ImageJob, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Heatmaps, and refined maps with CRF, `(C, H, W)` float32, rounded as they are stored."""
+    size, sigma = image.shape[:2], job.settings.canvas_sigma(image.shape[:2])
+    scans = [job.scan.of(label) for label in range(1, len(job.classes) + 1)]
+    # A class that this image does not show has no gaze: its map is 0 everywhere.
+    heat = [
+        heatmap(scan.x, scan.y, scan.duration, size, sigma) if len(scan) or len(scans) == 1 else np.zeros(size, np.float32)
+        for scan in scans
+    ]
+    maps = {HEATMAPS: np.stack(heat)}
+    if job.settings.crf is not None:
+        maps[REFINED] = np.stack([refine(image, one, job.settings.crf) if one.any() else one for one in heat])
+    return {kind: np.rint(values * _STEPS).astype(np.float32) / _STEPS for kind, values in maps.items()}
+
+
+def _truth(job: ImageJob, size: tuple[int, ...]) -> np.ndarray | None:
+    if job.stem not in job.data.masks:
+        return None
+    truth = job.data.mask(job.stem, len(job.classes))
+    if truth.shape != tuple(size):
+        raise DatasetError(
+            f"{job.data.masks[job.stem]} is {truth.shape[1]} x {truth.shape[0]} pixels, "
+            f"its image {size[1]} x {size[0]}; give the mask the image's size"
+        )
+    return truth
+
+
+def _kinds(settings: MaskSettings) -> tuple[str, ...]:
+    return (HEATMAPS,) if settings.crf is None else (HEATMAPS, REFINED)
+
+
+def _old_record(job: ImageJob) -> dict[str, Any]:
+    if not job.record.is_file():
+        return {}
+    try:
+        record = read_json(job.record)
+    except ContractError:  # damaged: make the image again
+        return {}
+    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else {}
+
+
+def _files_there(job: ImageJob, record: dict[str, Any], kinds: tuple[str, ...]) -> bool:
+    """Whether every file of the record (of these kinds, where some are named) is there with its size."""
+    for name, (length, _) in record["files"].items():
+        if kinds and name.partition("/")[0] not in kinds:
+            continue
+        path = job.out / name
+        if not path.is_file() or path.stat().st_size != length:
+            return False
+    return True
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

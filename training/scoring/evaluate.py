@@ -1,0 +1,266 @@
+"""How good a run or an artifact is on a split with true masks: per image, per level and for the ensemble."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from gazeseg_serve.contract import InputSpec, Run, is_artifact, is_run, split_fingerprints
+from gazeseg_serve.dataset import Dataset
+from gazeseg_serve.errors import ContractError, DatasetError
+from gazeseg_serve.files import write_bytes, write_text
+from gazeseg_serve.metrics import bootstrap_interval, dice, iou
+from gazeseg_serve.pictures import as_rgb, outline, thumbnail
+from gazeseg_serve.pixels import resize_image
+from gazeseg_serve.png import encode_png
+from gazeseg_serve.predictor import Prediction, Predictor
+from gazeseg_serve.progress import log, track
+
+from ..networks.ensemble import activation, load_ensemble
+from ..plots import reliability_plot
+from .calibration import Reliability
+from .surface_distance import hd95
+
+
+@dataclass(frozen=True)
+class Score:
+    """One image under one member: Dice and IoU in [0, 1] (mean over the classes), HD95 in pixels (NaN where undefined).
+
+    by_class: the Dice of each class, in label order.
+    """
+
+    image: str
+    member: str
+    dice: float
+    iou: float
+    hd95: float
+    by_class: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of every image and member, and how well each member's probability of foreground is calibrated.
+
+    Members are the levels, every other subset of them (by the mean of its logits), and the ensemble, which is last.
+    """
+
+    split: str
+    scores: tuple[Score, ...]
+    reliability: dict[str, Reliability]
+    classes: tuple[str, ...]
+
+    def members(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(score.member for score in self.scores))
+
+    def values(self, member: str, metric: str) -> np.ndarray:
+        return np.array([getattr(score, metric) for score in self.scores if score.member == member])
+
+    def summary(self) -> list[dict[str, object]]:
+        """Means by member, with a 95 % bootstrap interval of the Dice over images; of several classes also each one's Dice."""
+        rows = []
+        for member in self.members():
+            values = self.values(member, "dice")
+            low, high = bootstrap_interval(values)
+            hd95 = self.values(member, "hd95")
+            undefined = int(np.isnan(hd95).sum())
+            rows.append(
+                {
+                    "member": member,
+                    "images": len(values),
+                    "dice": float(values.mean()),
+                    "dice_low": low,
+                    "dice_high": high,
+                    "iou": float(self.values(member, "iou").mean()),
+                    "hd95": float(np.nanmean(hd95)) if undefined < len(hd95) else float("nan"),
+                    "hd95_undefined": undefined,
+                    "calibration_error": self.reliability[member].error(),
+                    **self._named(self.values(member, "by_class").mean(axis=0)),
+                }
+            )
+        return rows
+
+    def table(self) -> list[dict[str, object]]:
+        """One row an image and member."""
+        return [
+            {name: value for name, value in vars(score).items() if name != "by_class"} | self._named(score.by_class)
+            for score in self.scores
+        ]
+
+    def _named(self, by_class: Iterable[float]) -> dict[str, object]:
+        if len(self.classes) == 1:  # it is the Dice
+            return {}
+        return {f"dice_of_{name}": float(value) for name, value in zip(self.classes, by_class, strict=True)}
+
+
+def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictures: int = 12) -> Evaluation:
+    """Score a run or an artifact on `split` of the dataset folder `data`.
+
+    Each image is resized to the network's size, the scores back to the mask's own size, then cut at 0.5 (METHOD:
+    Zhong et al., section 3). The split is the run's own where it recorded one, so that training images stay out of
+    it. With `out`, writes `scores.csv`, `summary.csv`, `worst.png`, `calibration.csv` and `calibration.png`.
+    Raises DatasetError, ContractError.
+    """
+    dataset = Dataset.open(data)
+    opened = _open(model)
+    spec, predict = opened.spec, opened.predict
+    stems = _stems(dataset, opened, split)
+    scores, masks = [], {}
+    reliability: dict[str, Reliability] = {}
+    classes = len(spec.classes)
+    for stem in track(stems, f"evaluating {split}", len(stems)):
+        truth, image = dataset.mask(stem, classes), dataset.image(stem, spec.channels, spec.dtype)
+        if truth.shape != image.shape[:2]:
+            raise DatasetError(f"{stem}: the mask is {truth.shape}, the image {image.shape[:2]}; they must match")
+        for member, prediction in predict(image).items():
+            mask = masks[stem] = prediction.mask()  # the last member's is kept, for the pictures
+            scores.append(_score(stem, member, mask, truth, classes))
+            table = Reliability.of(_foreground(prediction), truth > 0)
+            reliability[member] = reliability[member] + table if member in reliability else table
+    evaluation = Evaluation(split, tuple(scores), reliability, spec.classes)
+    if out is not None:
+        write_text(out / "scores.csv", _csv(evaluation.table()))
+        write_text(out / "summary.csv", _csv(evaluation.summary()))
+        write_bytes(out / "worst.png", encode_png(worst_cases(evaluation, dataset, masks, spec, pictures)))
+        write_text(
+            out / "calibration.csv",
+            _csv([{"member": member, **row} for member, table in reliability.items() for row in table.rows()]),
+        )
+        write_bytes(
+            out / "calibration.png",
+            encode_png(reliability_plot({name: table.rows() for name, table in reliability.items() if "+" not in name})),
+        )
+    return evaluation
+
+
+def _foreground(prediction: Prediction) -> np.ndarray:
+    """Probability that a pixel is of any class, float32 `(H, W)`."""
+    probability = prediction.full_probability()
+    return probability[0] if len(probability) == 1 else 1 - probability[0]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A run or an artifact: image -> Prediction by member name, and what it recorded of its splits."""
+
+    spec: InputSpec
+    predict: Callable[[np.ndarray], dict[str, Prediction]]
+    splits: dict[str, tuple[str, ...]]
+    fingerprints: dict[str, dict[str, object]]
+
+
+def _open(model: Path) -> _Opened:
+    if is_artifact(model):
+        predictor = Predictor.open(model, device="cpu")
+        assert predictor.artifact is not None, "opened from a folder"
+        origin = predictor.artifact.provenance
+        return _Opened(predictor.spec, lambda image: {"artifact": predictor.predict(image)}, {}, origin.get("splits", {}))
+    if is_run(model):
+        run = Run.load(model)
+        return _Opened(run.input, run_members(model, subsets=True), run.splits, split_fingerprints(run.splits))
+    raise ContractError(f"{model} is neither a run (run.json) nor an artifact (manifest.json)")
+
+
+def run_members(folder: Path, subsets: bool = False) -> Callable[[np.ndarray], dict[str, Prediction]]:
+    """image `(H, W, C)` as the InputSpec says -> Prediction of "level 1", "level 2", ... and of "ensemble", their mean logit.
+
+    With `subsets`, also of the levels that are fewer than all: "levels 1+2", "levels 1+3", ...
+    """
+    run, ensemble = load_ensemble(folder)
+    size = (run.input.size, run.input.size)
+
+    @torch.no_grad()
+    def predict(image: np.ndarray) -> dict[str, Prediction]:
+        x = torch.from_numpy(resize_image(image, size)[None].copy()).permute(0, 3, 1, 2).float()
+        logits = ensemble(ensemble.normalise(x))[:, 0]
+        spread = activation(logits).std(dim=0, correction=0).mean(dim=0).numpy() if len(logits) > 1 else None
+        members = {f"level {i + 1}": level for i, level in enumerate(logits)}
+        if subsets:
+            members |= {
+                "levels " + "+".join(str(i + 1) for i in chosen): logits[list(chosen)].mean(dim=0)
+                for count in range(2, len(logits))
+                for chosen in itertools.combinations(range(len(logits)), count)
+            }
+        members["ensemble"] = logits.mean(dim=0)
+        return {name: Prediction(activation(value).numpy(), spread, image.shape[:2]) for name, value in members.items()}
+
+    return predict
+
+
+def _stems(dataset: Dataset, opened: _Opened, split: str) -> tuple[str, ...]:
+    own = dataset.splits()
+    stems = opened.splits.get(split, own.get(split))
+    if stems is None:
+        raise DatasetError(
+            f"{dataset.root} has no split {split!r}; known: {', '.join(own)}. Write its stems to "
+            f"{dataset.root / 'splits' / (split + '.txt')}"
+        )
+    here = tuple(stem for stem in stems if stem in dataset.images)
+    if not here:  # another dataset than the one trained on: its own split holds nothing the run saw
+        here = stems = own.get(split, ())
+    if split in opened.fingerprints and split_fingerprints({split: here})[split] != opened.fingerprints[split]:
+        log.warning(
+            "split %s of %s is not the one recorded in training: another dataset, or images were added", split, dataset.root
+        )
+    usable = tuple(stem for stem in here if stem in dataset.masks)
+    if not usable:
+        raise DatasetError(f"no image of split {split} has a mask in {dataset.root / 'masks'}; there is no truth to score by")
+    if len(usable) < len(stems):
+        log.warning(
+            "%d of %d images of split %s have no image or mask here and are left out",
+            len(stems) - len(usable),
+            len(stems),
+            split,
+        )
+    return usable
+
+
+def _score(stem: str, member: str, mask: np.ndarray, truth: np.ndarray, classes: int) -> Score:
+    pairs = [(mask == c, truth == c) for c in range(1, classes + 1)]
+    distances = [hd95(a, b) for a, b in pairs]
+    defined = [d for d in distances if not np.isnan(d)]
+    each = tuple(dice(a, b) for a, b in pairs)
+    return Score(
+        stem,
+        member,
+        float(np.mean(each)),
+        float(np.mean([iou(a, b) for a, b in pairs])),
+        float(np.mean(defined)) if defined else float("nan"),
+        each,
+    )
+
+
+def worst_cases(
+    evaluation: Evaluation, dataset: Dataset, masks: dict[str, np.ndarray], spec: InputSpec, count: int
+) -> np.ndarray:
+    """A sheet of the images with the lowest Dice of the last member, whose `masks` these are: truth in blue, prediction
+    in yellow."""
+    member = evaluation.members()[-1]
+    worst = sorted((score for score in evaluation.scores if score.member == member), key=lambda s: s.dice)[:count]
+    tiles = []
+    for score in worst:
+        image = as_rgb(dataset.image(score.image, spec.channels))
+        picture = outline(outline(image, dataset.mask(score.image, len(spec.classes)), (0, 180, 216)), masks[score.image])
+        tile = np.full((222, 222, 3), 255, np.uint8)
+        small = thumbnail(picture, 200)
+        tile[: small.shape[0], : small.shape[1]] = small
+        cv2.putText(tile, f"Dice {score.dice:.2f}", (2, 216), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        tiles.append(tile)
+    columns = min(6, len(tiles))
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    return np.concatenate([np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)])
+
+
+def _csv(rows: list[dict[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -44,8 +44,10 @@ async def gather_some(works: Sequence[Coroutine[Any, Any, T]], at_once: int) -> 
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task, work in zip(tasks, works, strict=True):
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # a work that is closed before would not see its cancellation
+        for work in works:
             work.close()  # one that was never begun would complain of it
 
 

@@ -13,8 +13,8 @@ from serving import encoded
 
 from gazeseg_serve.service.app import SWAGGER_UI
 from gazeseg_serve.service.edge import Edge
-from gazeseg_serve.service.host import Answer, Job, MakeBatching, RunBatch
-from gazeseg_serve.service.http import create_api
+from gazeseg_serve.service.model_host import Answer, Job, MakeBatching, RunBatch
+from gazeseg_serve.service.routes import create_api
 from gazeseg_serve.service.runtime import Runtime
 from gazeseg_serve.service.settings import Settings
 
@@ -41,7 +41,9 @@ class Gate:
 
 
 @asynccontextmanager
-async def started(folder: Path, batching: MakeBatching, **settings: Any) -> AsyncIterator[tuple[httpx.AsyncClient, Runtime, Edge]]:
+async def started(
+    folder: Path, batching: MakeBatching, **settings: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, Runtime, Edge]]:
     """A ready service with that batching."""
     chosen = Settings(artifact=folder, **settings)
     runtime = Runtime(chosen, batching)
@@ -81,9 +83,20 @@ def post(client: httpx.AsyncClient, path: str = "/v1/segment", **headers: str) -
 
 def scope(path: str = "/v1/segment", method: str = "POST", **headers: str) -> dict[str, Any]:
     """An ASGI scope; `content_type="image/png"` is the header Content-Type."""
-    return {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-            "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": ("10.0.0.9", 1),
-            "server": ("test", 80), "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]}
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "client": ("10.0.0.9", 1),
+        "server": ("test", 80),
+        "headers": [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()],
+    }
 
 
 async def talk(edge: Edge, events: asyncio.Queue[dict[str, Any]], **headers: str) -> int:

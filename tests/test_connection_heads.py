@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,7 @@ import uvicorn
 from gated_service import metric
 from uvicorn.server import ServerState
 
-from gazeseg_serve.service.heads import HEAD_BYTES, GuardedProtocol
+from gazeseg_serve.service.head_limits import HEAD_BYTES, GuardedProtocol
 from gazeseg_serve.service.telemetry import Telemetry
 
 SECONDS = 7.0
@@ -92,8 +92,7 @@ class Line:
         self.loop, self.wire = Loop(asyncio.get_running_loop()), Wire()
         config = uvicorn.Config(app, log_level="critical", timeout_keep_alive=75)
         config.load()
-        self.protocol = GuardedProtocol(runtime, config=config, server_state=ServerState(), app_state={},
-                                        _loop=self.loop)
+        self.protocol = GuardedProtocol(runtime, config=config, server_state=ServerState(), app_state={}, _loop=self.loop)
         self.protocol.connection_made(self.wire)
 
     def send(self, data: bytes) -> None:
@@ -118,22 +117,17 @@ class Line:
         assert self.refusals(code) == 1
 
 
-@pytest.fixture
-def run() -> Iterator[Callable[[Any], None]]:
-    yield asyncio.run
-
-
-def test_a_head_that_is_not_whole_in_time_is_408_and_counted(run: Callable[[Any], None]) -> None:
+def test_a_head_that_is_not_whole_in_time_is_408_and_counted() -> None:
     async def scenario() -> None:
         line = Line()
         line.send(GET)
         line.loop.pass_time()
         line.refused(408, "slow-head")
 
-    run(scenario())
+    asyncio.run(scenario())
 
 
-def test_a_connection_on_which_nothing_was_asked_is_closed_without_a_word(run: Callable[[Any], None]) -> None:
+def test_a_connection_on_which_nothing_was_asked_is_closed_without_a_word() -> None:
     async def scenario() -> None:
         line = Line()
         line.loop.pass_time()
@@ -141,10 +135,10 @@ def test_a_connection_on_which_nothing_was_asked_is_closed_without_a_word(run: C
         assert line.wire.sent == b""
         assert line.refusals("slow-head") == 0
 
-    run(scenario())
+    asyncio.run(scenario())
 
 
-def test_a_client_that_leaves_with_half_a_head_is_not_counted_as_slow(run: Callable[[Any], None]) -> None:
+def test_a_client_that_leaves_with_half_a_head_is_not_counted_as_slow() -> None:
     async def scenario() -> None:
         line = Line()
         line.send(GET)
@@ -154,10 +148,10 @@ def test_a_client_that_leaves_with_half_a_head_is_not_counted_as_slow(run: Calla
         assert line.wire.sent == b""
         assert line.refusals("slow-head") == 0
 
-    run(scenario())
+    asyncio.run(scenario())
 
 
-def test_a_head_of_many_pieces_has_a_limit_in_bytes(run: Callable[[Any], None]) -> None:
+def test_a_head_of_many_pieces_has_a_limit_in_bytes() -> None:
     async def scenario() -> None:
         line = Line()
         line.send(GET + b"X-Long: ")
@@ -168,11 +162,12 @@ def test_a_head_of_many_pieces_has_a_limit_in_bytes(run: Callable[[Any], None]) 
         line.refused(431, "head-too-large")
         assert HEAD_BYTES - 2048 <= sent <= HEAD_BYTES + 2048
 
-    run(scenario())
+    asyncio.run(scenario())
 
 
-def test_the_limit_is_of_one_head_not_of_all_on_a_connection(run: Callable[[Any], None]) -> None:
+def test_the_limit_is_of_one_head_not_of_all_on_a_connection() -> None:
     """Ten requests with 10 KB of headers each are 100 KB on one connection, and none of them is too large."""
+
     async def scenario() -> None:
         line = Line()
         for number in range(1, 11):
@@ -184,10 +179,10 @@ def test_the_limit_is_of_one_head_not_of_all_on_a_connection(run: Callable[[Any]
         assert line.refusals("head-too-large") == 0
         assert not line.wire.closed
 
-    run(scenario())
+    asyncio.run(scenario())
 
 
-def test_a_body_has_neither_limit(run: Callable[[Any], None]) -> None:
+def test_a_body_has_neither_limit() -> None:
     async def scenario() -> None:
         line = Line()
         line.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (3 * HEAD_BYTES))
@@ -197,10 +192,10 @@ def test_a_body_has_neither_limit(run: Callable[[Any], None]) -> None:
         await line.answers(1)
         assert line.refusals("head-too-large") == line.refusals("slow-head") == 0
 
-    run(scenario())
+    asyncio.run(scenario())
 
 
-def test_the_next_head_waits_for_the_answer_before_it_but_not_longer(run: Callable[[Any], None]) -> None:
+def test_the_next_head_waits_for_the_answer_before_it_but_not_longer() -> None:
     async def scenario() -> None:
         line = Line(answered=False)
         line.send(GET + b"\r\n")
@@ -212,10 +207,10 @@ def test_the_next_head_waits_for_the_answer_before_it_but_not_longer(run: Callab
         line.loop.pass_time()
         line.refused(408, "slow-head")
 
-    run(scenario())
+    asyncio.run(scenario())
 
 
-def test_a_connection_that_rests_between_two_requests_is_left_to_the_keep_alive(run: Callable[[Any], None]) -> None:
+def test_a_connection_that_rests_between_two_requests_is_left_to_the_keep_alive() -> None:
     async def scenario() -> None:
         line = Line()
         line.send(GET + b"\r\n")
@@ -226,4 +221,4 @@ def test_a_connection_that_rests_between_two_requests_is_left_to_the_keep_alive(
         line.loop.pass_time()
         line.refused(408, "slow-head")
 
-    run(scenario())
+    asyncio.run(scenario())

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gazeseg_serve.training.detection import Detection, Monitor, detect
-from gazeseg_serve.training.fixations import BACKWARDS, ScanPath, read_fixations, write_fixations
-from gazeseg_serve.training.raw_gaze import fit
+from gazeseg_serve.training.gaze.detection import Detection, Monitor, detect
+from gazeseg_serve.training.gaze.fixations import BACKWARDS, ScanPath, read_fixations, write_fixations
+from gazeseg_serve.training.gaze.raw_samples import fit
 
 MONITOR = Monitor(1920, 1080, 53.0, 30.0, 60.0)
 HERE, THERE = (400.0, 300.0), (1500.0, 800.0)
@@ -63,7 +63,7 @@ def test_gaps_up_to_the_longest_are_bridged(gap: int, parts: int) -> None:
     """From the last sample before to the first after a gap of n lost samples are n + 1 steps."""
     time, place = rests((HERE, 600))
     lost = round(gap / 10) - 1
-    place[25:25 + lost] = np.nan
+    place[25 : 25 + lost] = np.nan
     assert len(found(time, place, method="idt", max_gap_ms=75.0)) == parts
 
 
@@ -97,17 +97,25 @@ def test_a_centre_is_the_median_so_one_stray_sample_does_not_move_it() -> None:
     assert only[:2] == HERE
 
 
-@pytest.mark.parametrize(("settings", "count"), [
-    ({"method": "idt", "dispersion": 1.0}, 1), ({"method": "idt", "dispersion": 0.1}, 2),
-    ({"method": "ivt", "velocity": 40.0}, 1), ({"method": "ivt", "velocity": 5.0}, 2)])
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"method": "idt", "dispersion": 1.0}, 1),
+        ({"method": "idt", "dispersion": 0.1}, 2),
+        ({"method": "ivt", "velocity": 40.0}, 1),
+        ({"method": "ivt", "velocity": 5.0}, 2),
+    ],
+)
 def test_the_thresholds_are_in_degrees(settings: dict[str, float | str], count: int) -> None:
     """A step of 15 px is 0.41 cm, 0.4 degrees from 60 cm: within 1 degree, beyond 0.1; over 40 ms about 10 degrees a second."""
     time, place = rests((HERE, 400), ((HERE[0] + 15, HERE[1]), 400))
     assert len(found(time, place, **settings)) == count
 
 
-@pytest.mark.parametrize(("size", "area"), [
-    ((1080, 1920), (0, 0, 1920, 1080)), ((540, 540), (420, 0, 1080, 1080)), ((100, 400), (0, 300, 1920, 480))])
+@pytest.mark.parametrize(
+    ("size", "area"),
+    [((1080, 1920), (0, 0, 1920, 1080)), ((540, 540), (420, 0, 1080, 1080)), ((100, 400), (0, 300, 1920, 480))],
+)
 def test_an_image_is_shown_as_large_as_fits_in_the_middle(size: tuple[int, int], area: tuple[float, ...]) -> None:
     shown = fit(MONITOR, size)
     assert (shown.left, shown.top, shown.width, shown.height) == area
@@ -151,4 +159,8 @@ def test_classes_have_indices_and_starts_of_their_own(tmp_path: Path) -> None:
     write_fixations(tmp_path / "f.csv", {"a": scan}, {"a": (10, 10)}, ("one", "two"))
     rows = [line.split(",") for line in (tmp_path / "f.csv").read_text().splitlines()[1:]]
     assert [(row[1], row[6], row[-1]) for row in rows] == [
-        ("1", "7", "one"), ("1", "7", "two"), ("2", "127", "one"), ("2", "127", "two")]
+        ("1", "7", "one"),
+        ("1", "7", "two"),
+        ("2", "127", "one"),
+        ("2", "127", "two"),
+    ]

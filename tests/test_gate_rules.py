@@ -15,20 +15,21 @@ from damage import made_before
 from onnx import TensorProto, helper, numpy_helper
 
 from gazeseg_serve.contract import InputSpec
-from gazeseg_serve.engine import Outputs
+from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import ConfigError, GateError
 from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.bench import Timing
 from gazeseg_serve.export.candidate import Candidate, recommend
-from gazeseg_serve.export.fidelity import LOSSY, Fidelity, Limits, Truth, hold_fidelity, labels, measure_fidelity
+from gazeseg_serve.export.fidelity import Fidelity, Truth, hold_fidelity, labels, measure_fidelity
 from gazeseg_serve.export.gate_images import GateImages, gate_images, learning_images
 from gazeseg_serve.export.onnx_graph import declared, drop_empty_pads
-from gazeseg_serve.export.parity import EXACT, Parity, Tolerance, eager_ensemble, hold, measure
+from gazeseg_serve.export.parity import Parity, eager_ensemble, hold, measure
 from gazeseg_serve.export.pipeline import export_run, prove
 from gazeseg_serve.export.quantize import halve_weights, to_int8
+from gazeseg_serve.export.settings import EXACT, LOSSY, Limits, Tolerance
 from gazeseg_serve.metrics import bootstrap_interval
-from gazeseg_serve.training.ensemble import Ensemble, load_ensemble
-from gazeseg_serve.training.unet import Architecture
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
 
@@ -55,6 +56,7 @@ class Engine:
 
 def flipped_at(size: int, index: int) -> Engine:
     """The mask of image `index` is turned over in batches of `size`."""
+
     def change(batch: np.ndarray, said: Outputs) -> Outputs:
         for i, image in enumerate(batch):
             if len(batch) == size and np.array_equal(image, IMAGES[index]):
@@ -94,12 +96,21 @@ def test_the_disagreement_is_compared_at_every_size() -> None:
     assert parity.max_difference == 0
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda b, o: Outputs(o.probability, None), "disagreement is missing"),
-    (lambda b, o: Outputs(o.probability[:, :, :2], o.disagreement), r"batch size 2 has shape \(2, 1, 2, 4\), expected \(2, 1, 4, 4\)"),
-    (lambda b, o: Outputs(np.where(o.probability > 0.5, np.inf, o.probability), o.disagreement), "probability at batch size 2"),
-    (lambda b, o: Outputs(o.probability, o.disagreement * np.nan), "disagreement at batch size 2"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda b, o: Outputs(o.probability, None), "disagreement is missing"),
+        (
+            lambda b, o: Outputs(o.probability[:, :, :2], o.disagreement),
+            r"batch size 2 has shape \(2, 1, 2, 4\), expected \(2, 1, 4, 4\)",
+        ),
+        (
+            lambda b, o: Outputs(np.where(o.probability > 0.5, np.inf, o.probability), o.disagreement),
+            "probability at batch size 2",
+        ),
+        (lambda b, o: Outputs(o.probability, o.disagreement * np.nan), "disagreement at batch size 2"),
+    ],
+)
 def test_a_fault_in_pairs_alone_is_found(change: Callable[[np.ndarray, Outputs], Outputs], words: str) -> None:
     with pytest.raises(GateError, match=words):
         measure(Engine(lambda b, o: o if len(b) != 2 else change(b, o)), right, IMAGES)
@@ -259,15 +270,19 @@ FINE = Fidelity(4, 0.98, 0.9, 0.001, 0.0, 0.1, 0.0, None, None, None, (0.98,) * 
 TRUE = Truth(4, 0.8, 0.796, 0.004, 0.0, 0.01, 0.1, 0.1)
 
 
-@pytest.mark.parametrize(("found", "limits", "held"), [
-    (dataclasses.replace(FINE, agreement=0.97), LOSSY, True), (dataclasses.replace(FINE, agreement=0.9699), LOSSY, False),
-    (dataclasses.replace(FINE, agreement=0.5, truth=TRUE), LOSSY, True),
-    (dataclasses.replace(FINE, truth=dataclasses.replace(TRUE, dice_loss=0.005)), LOSSY, True),
-    (dataclasses.replace(FINE, truth=dataclasses.replace(TRUE, dice_loss=0.0051)), LOSSY, False),
-    (dataclasses.replace(FINE, agreement=0.9, truth=TRUE), Limits(0.005, 0.9), True),
-    (dataclasses.replace(FINE, agreement=0.8999, truth=TRUE), Limits(0.005, 0.9), False),
-    (dataclasses.replace(FINE, agreement=0.1), Limits(0.005, 0.0), True),
-])
+@pytest.mark.parametrize(
+    ("found", "limits", "held"),
+    [
+        (dataclasses.replace(FINE, agreement=0.97), LOSSY, True),
+        (dataclasses.replace(FINE, agreement=0.9699), LOSSY, False),
+        (dataclasses.replace(FINE, agreement=0.5, truth=TRUE), LOSSY, True),
+        (dataclasses.replace(FINE, truth=dataclasses.replace(TRUE, dice_loss=0.005)), LOSSY, True),
+        (dataclasses.replace(FINE, truth=dataclasses.replace(TRUE, dice_loss=0.0051)), LOSSY, False),
+        (dataclasses.replace(FINE, agreement=0.9, truth=TRUE), Limits(0.005, 0.9), True),
+        (dataclasses.replace(FINE, agreement=0.8999, truth=TRUE), Limits(0.005, 0.9), False),
+        (dataclasses.replace(FINE, agreement=0.1), Limits(0.005, 0.0), True),
+    ],
+)
 def test_the_limits_from_both_sides(found: Fidelity, limits: Limits, held: bool) -> None:
     if held:
         hold_fidelity(found, limits)
@@ -313,8 +328,8 @@ def test_a_lossy_engine_that_is_wrong_only_in_batches_is_refused(lively_run: Pat
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_conversion_that_changes_an_output_s_type_is_refused(
-        precision: str, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    precision: str, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def careless(model: Path, *_: np.ndarray) -> None:
         graph = onnx.load(model)
         for node in graph.graph.node:
@@ -332,7 +347,8 @@ def test_a_conversion_that_changes_an_output_s_type_is_refused(
 
 
 def test_int8_is_calibrated_with_training_images_and_not_with_the_gate_s(
-        lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[np.ndarray] = []
 
     def spy(model: Path, images: np.ndarray) -> None:
@@ -385,14 +401,18 @@ def test_the_gate_has_at_most_so_many_images_each_with_its_own_mask(lively_run: 
 def small_graph(pads: list[int], weight: float = 1.0) -> onnx.ModelProto:
     w = np.full((1, 1, 1, 1), weight, np.float32)
     graph = helper.make_graph(
-        [helper.make_node("Pad", ["x", "pads"], ["p"]), helper.make_node("Conv", ["p", "w"], ["y"])], "g",
+        [helper.make_node("Pad", ["x", "pads"], ["p"]), helper.make_node("Conv", ["p", "w"], ["y"])],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 4 + pads[2] + pads[6], 4 + pads[3] + pads[7]])],
-        [numpy_helper.from_array(np.array(pads, np.int64), "pads"), numpy_helper.from_array(w, "w")])
+        [numpy_helper.from_array(np.array(pads, np.int64), "pads"), numpy_helper.from_array(w, "w")],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-@pytest.mark.parametrize(("pads", "kept"), [([0] * 8, False), ([0, 0, 0, 0, 0, 0, 0, 1], True), ([0, 0, 1, 0, 0, 0, 0, 0], True)])
+@pytest.mark.parametrize(
+    ("pads", "kept"), [([0] * 8, False), ([0, 0, 0, 0, 0, 0, 0, 1], True), ([0, 0, 1, 0, 0, 0, 0, 0], True)]
+)
 def test_only_a_pad_that_adds_nothing_is_taken_out(pads: list[int], kept: bool) -> None:
     model = small_graph(pads)
     drop_empty_pads(model.graph)
@@ -442,10 +462,15 @@ def way(name: str, milliseconds: float, dice: float, held: bool = True) -> Candi
     return Candidate(name, "e", "fp32", 1, 1, timings, None, dataclasses.replace(FINE, truth=truth), held)
 
 
-@pytest.mark.parametrize(("others", "best"), [
-    ([way("fast", 10, 0.7), way("good", 10.5, 0.8)], "good"), ([way("fast", 10, 0.7), way("good", 10.6, 0.8)], "fast"),
-    ([way("fast", 10, 0.7, held=False), way("good", 50, 0.6)], "good"), ([way("fast", 10, 0.7, held=False)], "eager"),
-])
+@pytest.mark.parametrize(
+    ("others", "best"),
+    [
+        ([way("fast", 10, 0.7), way("good", 10.5, 0.8)], "good"),
+        ([way("fast", 10, 0.7), way("good", 10.6, 0.8)], "fast"),
+        ([way("fast", 10, 0.7, held=False), way("good", 50, 0.6)], "good"),
+        ([way("fast", 10, 0.7, held=False)], "eager"),
+    ],
+)
 def test_the_fastest_that_holds_and_among_ties_the_better(others: list[Candidate], best: str) -> None:
     name, reason = recommend([way("eager", 100, 0.8), *others])
     assert name == best

@@ -18,17 +18,20 @@ from tiny import tiny_config
 from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.imaging import resize_map
-from gazeseg_serve.training import loop
-from gazeseg_serve.training.augment import Augmenter
-from gazeseg_serve.training.checkpoint import load_checkpoint, save_checkpoint
-from gazeseg_serve.training.config import Augment, Loss, Optimiser
-from gazeseg_serve.training.data import Packed, batch_indices, pack_gaze, pack_truth, to_tensors
-from gazeseg_serve.training.ensemble import Ensemble, Normalise
-from gazeseg_serve.training.loop import labels_of, make_optimiser, rate_at, train, validate
-from gazeseg_serve.training.masks_folder import IGNORE, load_map
-from gazeseg_serve.training.sharpen import gain_at
-from gazeseg_serve.training.unet import Architecture
+from gazeseg_serve.pixels import resize_map
+from gazeseg_serve.training.learning import loop
+from gazeseg_serve.training.learning.augment import Augmenter
+from gazeseg_serve.training.learning.checkpoint import load_checkpoint, save_checkpoint
+from gazeseg_serve.training.learning.config import Augment, Loss, Optimiser
+from gazeseg_serve.training.learning.data import Packed, batch_indices, pack_gaze, pack_truth, to_tensors
+from gazeseg_serve.training.learning.loop import train
+from gazeseg_serve.training.learning.optimise import make_optimiser, rate_at
+from gazeseg_serve.training.learning.sharpen import gain_at
+from gazeseg_serve.training.learning.validate import labels_of, validate
+from gazeseg_serve.training.masks.folder import load_map
+from gazeseg_serve.training.masks.levels import IGNORE
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import Ensemble, Normalise
 
 
 def small(spec: InputSpec | None = None, levels: int = 2) -> Ensemble:
@@ -56,10 +59,23 @@ def test_the_defaults_are_the_paper_s() -> None:
     fresh = type(config)()
     o, loss = fresh.optimiser, fresh.loss
     assert (o.name, o.rate, o.final_rate, o.momentum, o.weight_decay, o.steps, o.batch) == (
-        "sgd", 1e-2, 1e-4, 0.99, 4e-4, 15000, 8)
+        "sgd",
+        1e-2,
+        1e-4,
+        0.99,
+        4e-4,
+        15000,
+        8,
+    )
     assert (o.warmup, o.restarts, o.average) == (0.0, (), 0.0)
     assert (loss.consistency, loss.weight, loss.similarity, loss.window, loss.dilation, loss.dice) == (
-        "prop", 3.0, "cosine", 5, 2, 0.0)
+        "prop",
+        3.0,
+        "cosine",
+        5,
+        2,
+        0.0,
+    )
     assert (fresh.data.size, fresh.data.maps, fresh.data.normalisation) == (224, "refined", "imagenet")
     assert (fresh.levels.thresholds, fresh.levels.shared_start) == ((0.5, 0.3), True)
     assert (fresh.network.width, fresh.network.norm, fresh.network.stride) == (64, "group", 1)
@@ -114,7 +130,9 @@ def spied(monkeypatch: pytest.MonkeyPatch, name: str, seen: list[Any]) -> None:
     monkeypatch.setattr(loop, name, spy)
 
 
-def test_the_first_averages_are_warm(phantoms: Path, phantom_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_averages_are_warm(
+    phantoms: Path, phantom_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After step n the decay is at most n / (n + 10): else the untrained weights would weigh for a thousand steps."""
     seen: list[Any] = []
     spied(monkeypatch, "average_weights", seen)
@@ -122,8 +140,9 @@ def test_the_first_averages_are_warm(phantoms: Path, phantom_masks: Path, tmp_pa
     assert [round(decay, 9) for _, _, decay in seen] == [round(1 / 11, 9), 0.15, 0.15]
 
 
-def test_what_is_validated_is_the_average(phantoms: Path, phantom_masks: Path, tmp_path: Path,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_validated_is_the_average(
+    phantoms: Path, phantom_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     averages: list[Any] = []
     validated: list[Any] = []
     spied(monkeypatch, "average_weights", averages)
@@ -135,15 +154,17 @@ def test_what_is_validated_is_the_average(phantoms: Path, phantom_masks: Path, t
 
 @pytest.mark.parametrize(("supervision", "outside"), [("scribble", IGNORE), ("point", IGNORE), ("box", 0), ("full", 0)])
 def test_nothing_is_known_of_what_comes_in_beside_an_image_of_few_annotations(
-        supervision: str, outside: int, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervision: str, outside: int, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Any] = []
     spied(monkeypatch, "Augmenter", seen)
     train(tiny_config(f"data.supervision={supervision}", "optimiser.steps=1"), phantoms, None, tmp_path / "run", device="cpu")
     assert [arguments[1] for arguments in seen] == [outside]
 
 
-def test_each_step_has_its_own_augmentation(phantoms: Path, phantom_masks: Path, tmp_path: Path,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_step_has_its_own_augmentation(
+    phantoms: Path, phantom_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seeds: list[int] = []
     right = Augmenter.__call__
 
@@ -156,8 +177,9 @@ def test_each_step_has_its_own_augmentation(phantoms: Path, phantom_masks: Path,
     assert len(set(seeds)) == 3
 
 
-def test_a_resumed_training_keeps_the_rows_from_before(phantoms: Path, phantom_masks: Path, tmp_path: Path,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_training_keeps_the_rows_from_before(
+    phantoms: Path, phantom_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny_config("optimiser.steps=4", "evaluate_every=1")
     kept = loop.save_checkpoint
 
@@ -210,7 +232,7 @@ class Says(torch.nn.Module):
         self.outputs, self.shift = outputs, shift
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, :self.outputs] + self.shift
+        return x[:, : self.outputs] + self.shift
 
 
 def truth_of(spec: InputSpec, images: np.ndarray, targets: np.ndarray) -> Packed:
@@ -227,8 +249,11 @@ def test_validation_is_the_mean_dice_over_images_and_classes(batch: int) -> None
     targets = rng.integers(0, 3, (5, 16, 16), dtype=np.uint8)
     x = Normalise(spec)(torch.from_numpy(images).permute(0, 3, 1, 2).float())
     labels = x.argmax(1).numpy()
-    each = [2 * ((p == c) & (t == c)).sum() / ((p == c).sum() + (t == c).sum())
-            for p, t in zip(labels, targets, strict=True) for c in (1, 2)]
+    each = [
+        2 * ((p == c) & (t == c)).sum() / ((p == c).sum() + (t == c).sum())
+        for p, t in zip(labels, targets, strict=True)
+        for c in (1, 2)
+    ]
     row = validate(model, truth_of(spec, images, targets), Fabric(accelerator="cpu", devices=1), batch)
     assert set(row) == {"dice_level_1", "dice_level_2", "dice_ensemble"}
     assert all(value == pytest.approx(np.mean(each)) for value in row.values())
@@ -237,7 +262,8 @@ def test_validation_is_the_mean_dice_over_images_and_classes(batch: int) -> None
 
 @pytest.mark.parametrize(("foreground", "dead"), [(0, True), (1, True), (2, False), (1022, False), (1023, True), (1024, True)])
 def test_a_level_is_dead_from_one_pixel_in_a_thousand_either_way(
-        foreground: int, dead: bool, caplog: pytest.LogCaptureFixture) -> None:
+    foreground: int, dead: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     spec = InputSpec(32)
     model = small(spec, levels=1)
     model.levels[0] = Says(1)
@@ -322,8 +348,9 @@ def test_flips_are_even_on_both_axes() -> None:
         assert 60 < moved[:, 0, row, column].sum() < 140  # a quarter each: 100, standard deviation 9
 
 
-@pytest.mark.parametrize(("setting", "value"), [("brightness", 0.2), ("contrast", 0.5), ("saturation", 0.5), ("hue", 0.2),
-                                                ("noise", 0.1)])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("brightness", 0.2), ("contrast", 0.5), ("saturation", 0.5), ("hue", 0.2), ("noise", 0.1)]
+)
 def test_photometry_changes_the_image_and_never_the_targets(setting: str, value: float) -> None:
     rng = torch.Generator().manual_seed(0)
     images, targets = torch.rand(2, 3, 16, 16, generator=rng) * 0.6 + 0.2, torch.randint(0, 2, (2, 2, 16, 16)).to(torch.uint8)
@@ -341,7 +368,9 @@ def test_geometry_stays_within_its_range(setting: str) -> None:
     images = torch.zeros(24, 1, 64, 64)
     images[:, :, 24:40, 24:40] = 1
     value = {"scale": 0.25, "rotate": 30.0, "translate": 0.1}[setting]
-    moved, _ = Augmenter(Augment(flips=False, **{setting: value}))(images, torch.zeros(24, 1, 64, 64, dtype=torch.uint8), seed=3)
+    moved, _ = Augmenter(Augment(flips=False, **{setting: value}))(
+        images, torch.zeros(24, 1, 64, 64, dtype=torch.uint8), seed=3
+    )
     area = moved.sum((1, 2, 3)) / 256
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     shift = torch.stack([((moved[:, 0] * axis).sum((1, 2)) / moved.sum((1, 2, 3)) - 31.5).abs() for axis in (y, x)])
@@ -359,26 +388,56 @@ def test_geometry_stays_within_its_range(setting: str) -> None:
 # Settings
 
 
-@pytest.mark.parametrize(("override", "words"), [
-    ("levels.thresholds=[0.0]", "between 0 and 1"), ("levels.thresholds=[0.5,1.5]", "between 0 and 1"),
-    ("loss.window=0", "odd"), ("loss.window=-1", "odd"), ("loss.dilation=0", "at least 1"), ("optimiser.batch=0", "at least 1"),
-    ("loss.weight=-0.5", "at least 0"), ("loss.weight=nan", "at least 0"), ("optimiser.average=-0.1", r"in \[0, 1\)"),
-    ("data.sharpen=0.3", "optimiser.average"), ("evaluate_every=0", "at least 1"), ("checkpoint_every=0", "at least 1"),
-    ("optimiser.restarts=[0]", "must rise"), ("optimiser.restarts=[2,1]", "must rise"), ("data.maps=both", "heatmaps, refined"),
-    ("loss.similarity=dice", "cosine, dot"), ("optimiser.name=adam", "sgd, adamw"), ("data.size=0", "multiple of 16"),
-    ("network.norm=layer", "group, batch, instance"), ("network.width=0", "multiple of 4"), ("data.channels=2", "3 .RGB. or 1"),
-    ("data.supervision=lasso", "gaze, full"),
-])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("levels.thresholds=[0.0]", "between 0 and 1"),
+        ("levels.thresholds=[0.5,1.5]", "between 0 and 1"),
+        ("loss.window=0", "odd"),
+        ("loss.window=-1", "odd"),
+        ("loss.dilation=0", "at least 1"),
+        ("optimiser.batch=0", "at least 1"),
+        ("loss.weight=-0.5", "at least 0"),
+        ("loss.weight=nan", "at least 0"),
+        ("optimiser.average=-0.1", r"in \[0, 1\)"),
+        ("data.sharpen=0.3", "optimiser.average"),
+        ("evaluate_every=0", "at least 1"),
+        ("checkpoint_every=0", "at least 1"),
+        ("optimiser.restarts=[0]", "must rise"),
+        ("optimiser.restarts=[2,1]", "must rise"),
+        ("data.maps=both", "heatmaps, refined"),
+        ("loss.similarity=dice", "cosine, dot"),
+        ("optimiser.name=adam", "sgd, adamw"),
+        ("data.size=0", "multiple of 16"),
+        ("network.norm=layer", "group, batch, instance"),
+        ("network.width=0", "multiple of 4"),
+        ("data.channels=2", "3 .RGB. or 1"),
+        ("data.supervision=lasso", "gaze, full"),
+    ],
+)
 def test_a_value_just_beyond_its_range_is_named(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny_config("levels.shared_start=true", override)
 
 
-@pytest.mark.parametrize("override", [
-    "levels.thresholds=[0.001,0.999]", "loss.window=1", "loss.dilation=1", "optimiser.batch=1", "optimiser.steps=1",
-    "loss.weight=0", "optimiser.average=0.0", "evaluate_every=1", "checkpoint_every=1", "data.size=16", "network.width=4",
-    "loss.dice=0", "optimiser.restarts=[1,2]",
-])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "levels.thresholds=[0.001,0.999]",
+        "loss.window=1",
+        "loss.dilation=1",
+        "optimiser.batch=1",
+        "optimiser.steps=1",
+        "loss.weight=0",
+        "optimiser.average=0.0",
+        "evaluate_every=1",
+        "checkpoint_every=1",
+        "data.size=16",
+        "network.width=4",
+        "loss.dice=0",
+        "optimiser.restarts=[1,2]",
+    ],
+)
 def test_a_value_at_the_edge_of_its_range_is_taken(override: str) -> None:
     tiny_config(override)
 
@@ -390,13 +449,19 @@ def test_levels_that_learn_the_same_must_not_start_the_same() -> None:
     tiny_config("data.supervision=full", "levels.shared_start=false")
 
 
-def test_shared_levels_start_alike_and_others_do_not(phantoms: Path, phantom_masks: Path, tmp_path: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_levels_start_alike_and_others_do_not(
+    phantoms: Path, phantom_masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seeds: list[Any] = []
     spied(monkeypatch, "Ensemble", seeds)
     for shared in ("true", "false"):
-        train(tiny_config(f"levels.shared_start={shared}", "seed=4", "optimiser.steps=1"), phantoms, phantom_masks,
-              tmp_path / shared, device="cpu")
+        train(
+            tiny_config(f"levels.shared_start={shared}", "seed=4", "optimiser.steps=1"),
+            phantoms,
+            phantom_masks,
+            tmp_path / shared,
+            device="cpu",
+        )
     assert [list(arguments[2]) for arguments in seeds] == [[4, 4], [4, 5]]
 
 

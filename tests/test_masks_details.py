@@ -19,15 +19,18 @@ from hypothesis import strategies as st
 
 from gazeseg_serve.errors import ConfigError, DatasetError, GazesegError
 from gazeseg_serve.files import read_json
-from gazeseg_serve.imaging import encode_map, encode_png, read_map, resize_map
-from gazeseg_serve.training import pseudo_masks
-from gazeseg_serve.training.crf import CrfSettings, parse_crf, refine
-from gazeseg_serve.training.fixations import ScanPath
-from gazeseg_serve.training.heatmap import CANVAS, accumulate, heatmap
-from gazeseg_serve.training.masks_folder import MaskSettings, load_map, load_masks_info, pseudo_mask_levels
-from gazeseg_serve.training.pseudo_masks import make_masks
-from gazeseg_serve.training.quality import entropy, inside_share, measure
-from gazeseg_serve.training.simulate import write_phantoms
+from gazeseg_serve.pixels import resize_map
+from gazeseg_serve.png import encode_map, encode_png, read_map
+from gazeseg_serve.training.gaze.fixations import ScanPath
+from gazeseg_serve.training.gaze.simulate import write_phantoms
+from gazeseg_serve.training.masks import make as pseudo_masks
+from gazeseg_serve.training.masks.crf import refine
+from gazeseg_serve.training.masks.folder import load_map, load_masks_info
+from gazeseg_serve.training.masks.heatmap import accumulate, heatmap
+from gazeseg_serve.training.masks.levels import pseudo_mask_levels
+from gazeseg_serve.training.masks.make import make_masks
+from gazeseg_serve.training.masks.quality import entropy, inside_share, measure
+from gazeseg_serve.training.masks.settings import CANVAS, CrfSettings, MaskSettings, parse_crf
 
 PLAIN = MaskSettings(crf=None)
 
@@ -66,7 +69,7 @@ def test_the_canvas_is_made_in_pieces_that_fit_together(count: int, side: int) -
     x, y, duration = rng.random(count), rng.random(count), rng.uniform(50, 500, count)
     heat = accumulate(x, y, duration, 3.0, side=40)
     assert heat.sum() == pytest.approx(duration.sum(), rel=1e-6)
-    alone = sum(accumulate(x[i:i + 1], y[i:i + 1], duration[i:i + 1], 3.0, side=40) for i in range(count))
+    alone = sum(accumulate(x[i : i + 1], y[i : i + 1], duration[i : i + 1], 3.0, side=40) for i in range(count))
     np.testing.assert_allclose(heat, alone, atol=1e-9)
 
 
@@ -80,8 +83,9 @@ def test_the_defaults_are_the_published_parameters() -> None:
     assert (MaskSettings().sigma, MaskSettings().thresholds) == (70.0, (0.5, 0.3))
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [
-    ("sxy", 0.01, 10_000), ("srgb", 0.01, 1_000), ("compat", 0.0, 1_000), ("iterations", 1, 1000)])
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("sxy", 0.01, 10_000), ("srgb", 0.01, 1_000), ("compat", 0.0, 1_000), ("iterations", 1, 1000)]
+)
 def test_the_limits_of_a_setting_are_part_of_its_range(name: str, low: float, high: float) -> None:
     for value in (low, high):
         CrfSettings(**{name: value})
@@ -101,10 +105,10 @@ def test_each_setting_is_passed_under_its_own_name(monkeypatch: pytest.MonkeyPat
         def __init__(self, width: int, height: int, labels: int) -> None:
             given.update(width=width, height=height, labels=labels)
 
-        def setUnaryEnergy(self, energy: np.ndarray) -> None:  # noqa: N802
+        def setUnaryEnergy(self, energy: np.ndarray) -> None:
             given["unary"] = energy
 
-        def addPairwiseBilateral(self, **settings: Any) -> None:  # noqa: N802
+        def addPairwiseBilateral(self, **settings: Any) -> None:
             given.update(settings)
 
         def inference(self, steps: int) -> np.ndarray:
@@ -281,8 +285,9 @@ def test_a_record_says_the_size_and_the_bytes_of_every_file(data: Path) -> None:
     make_masks(data, None, PLAIN, jobs=1)
     record = read_json(data / "records" / "phantom_0003.json")
     assert record["size"] == [32, 32]
-    assert set(record["files"]) == {f"heatmaps/{s}.png" if k == 0 else f"pseudo_masks/level_{k}/{s}.png"
-                                    for s in ["phantom_0003"] for k in (0, 1, 2)}
+    assert set(record["files"]) == {
+        f"heatmaps/{s}.png" if k == 0 else f"pseudo_masks/level_{k}/{s}.png" for s in ["phantom_0003"] for k in (0, 1, 2)
+    }
     for name, (length, _) in record["files"].items():
         assert (data / name).stat().st_size == length
 

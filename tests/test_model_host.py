@@ -20,7 +20,7 @@ from serving import problem
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.service.app import AdaptiveBatching
 from gazeseg_serve.service.cancel import gather_some
-from gazeseg_serve.service.host import Answer, Job, ModelHost, RunBatch
+from gazeseg_serve.service.model_host import Answer, Job, ModelHost, RunBatch
 from gazeseg_serve.service.settings import Settings
 from gazeseg_serve.service.telemetry import Telemetry
 
@@ -62,8 +62,10 @@ def image(brightness: int) -> np.ndarray:
 
 @pytest.mark.parametrize("batching", [AdaptiveBatching, None], ids=["adaptive", "gate"])
 def test_an_engine_that_fails_many_times_is_answered_500_and_then_serves_on(
-        folder: Path, monkeypatch: pytest.MonkeyPatch, batching: Any) -> None:
+    folder: Path, monkeypatch: pytest.MonkeyPatch, batching: Any
+) -> None:
     """A thread that is not given back after an error would leave none after as many errors as there are threads."""
+
     async def ask(client: Any) -> None:
         right = Predictor.run
         with monkeypatch.context() as broken:
@@ -166,12 +168,20 @@ def test_the_jobs_that_wait_are_counted(folder: Path) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("engine", "max_batch", "wanted"), [
-    ("onnxruntime-cpu", 0, (4, 2)), ("openvino-bf16", 0, (4, 1)), ("openvino-f32", 9, (9, 1)), ("tensorrt", 0, (32, 1)),
-    ("onnxruntime-cuda", 0, (32, 1)), ("onnxruntime-cpu", 7, (7, 2)),
-])
+@pytest.mark.parametrize(
+    ("engine", "max_batch", "wanted"),
+    [
+        ("onnxruntime-cpu", 0, (4, 2)),
+        ("openvino-bf16", 0, (4, 1)),
+        ("openvino-f32", 9, (9, 1)),
+        ("tensorrt", 0, (32, 1)),
+        ("onnxruntime-cuda", 0, (32, 1)),
+        ("onnxruntime-cpu", 7, (7, 2)),
+    ],
+)
 def test_only_the_engine_that_may_be_called_from_two_threads_is(
-        folder: Path, monkeypatch: pytest.MonkeyPatch, engine: str, max_batch: int, wanted: tuple[int, int]) -> None:
+    folder: Path, monkeypatch: pytest.MonkeyPatch, engine: str, max_batch: int, wanted: tuple[int, int]
+) -> None:
     fake = SimpleNamespace(engine=SimpleNamespace(name=engine))
     monkeypatch.setattr(Predictor, "open", lambda *_: fake)
     batching = ByHand()
@@ -311,6 +321,7 @@ def test_gather_some_runs_so_many_at_once_and_keeps_the_order(at_once: int) -> N
 
 def test_the_first_error_of_gather_some_cancels_the_rest_before_it_is_raised() -> None:
     """By cancelling: a work that is only closed does not tell its batch that nobody waits any more."""
+
     async def scenario() -> None:
         ended: list[str] = []
 

@@ -20,22 +20,21 @@ from PIL import Image
 from gazeseg_serve import outputs
 from gazeseg_serve.contract import COLOURS, InputSpec
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.engine import FakeEngine
+from gazeseg_serve.engines.base import FakeEngine
 from gazeseg_serve.errors import DatasetError, ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
-from gazeseg_serve.imaging import (
+from gazeseg_serve.imaging import decode_image, read_image
+from gazeseg_serve.pictures import as_rgb, heat, thumbnail
+from gazeseg_serve.pixels import (
     DEFAULT_LIMITS,
     Limits,
-    decode_image,
-    encode_png,
     log_odds,
-    read_image,
     resize_image,
     resize_labels,
     resize_map,
     unit_range,
     with_channels,
 )
-from gazeseg_serve.pictures import as_rgb, heat, thumbnail
+from gazeseg_serve.png import encode_png
 from gazeseg_serve.predictor import Prediction, Predictor
 
 RNG = np.random.default_rng(5)
@@ -48,7 +47,9 @@ SIDES = st.integers(1, 30)
 @given(SIDES, SIDES, SIDES, SIDES)
 def test_labels_are_taken_at_the_centres_of_the_new_pixels(h: int, w: int, height: int, width: int) -> None:
     labels = np.arange(h * w, dtype=np.int64).reshape(h, w) * 7 % 251
-    (rows, above), (columns, beside) = (np.divmod((2 * np.arange(new) + 1) * old, 2 * new) for old, new in ((h, height), (w, width)))
+    (rows, above), (columns, beside) = (
+        np.divmod((2 * np.arange(new) + 1) * old, 2 * new) for old, new in ((h, height), (w, width))
+    )
     found, wanted = resize_labels(labels.astype(np.uint8), (height, width)), labels[rows][:, columns]
     clear = (above > 0)[:, None] & (beside > 0)  # a centre on the line between two pixels belongs to either
     np.testing.assert_array_equal(found[clear], wanted[clear])
@@ -59,9 +60,17 @@ def test_an_odd_factor_takes_the_middle_of_each_block() -> None:
     np.testing.assert_array_equal(resize_labels(labels, (3, 3)), labels[1::3, 1::3])
 
 
-@pytest.mark.parametrize(("size", "method"), [
-    ((10, 12), cv2.INTER_AREA), ((20, 12), cv2.INTER_AREA), ((10, 30), cv2.INTER_AREA), ((21, 12), cv2.INTER_LINEAR),
-    ((10, 31), cv2.INTER_LINEAR), ((40, 60), cv2.INTER_LINEAR)])
+@pytest.mark.parametrize(
+    ("size", "method"),
+    [
+        ((10, 12), cv2.INTER_AREA),
+        ((20, 12), cv2.INTER_AREA),
+        ((10, 30), cv2.INTER_AREA),
+        ((21, 12), cv2.INTER_LINEAR),
+        ((10, 31), cv2.INTER_LINEAR),
+        ((40, 60), cv2.INTER_LINEAR),
+    ],
+)
 def test_an_image_that_shrinks_is_averaged_and_another_is_interpolated(size: tuple[int, int], method: int) -> None:
     image = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize_image(image, size), cv2.resize(image, size[::-1], interpolation=method))
@@ -174,9 +183,9 @@ def test_a_bilevel_file_is_a_png_by_the_letter() -> None:
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     chunks, at = {}, 8
     while at < len(data):
-        (length,) = struct.unpack(">I", data[at:at + 4])
-        kind, body = data[at + 4:at + 8], data[at + 8:at + 8 + length]
-        assert struct.unpack(">I", data[at + 8 + length:at + 12 + length])[0] == zlib.crc32(kind + body)
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
         chunks[kind] = body
         at += 12 + length
     assert struct.unpack(">IIBBBBB", chunks[b"IHDR"]) == (11, 5, 1, 0, 0, 0, 0)
@@ -194,9 +203,18 @@ def test_colour_is_written_as_it_is() -> None:
 # The dataset folder
 
 
-@pytest.mark.parametrize(("suffix", "value", "foreground"), [
-    (".png", 1, True), (".png", 0, False), (".png", 40, True), (".jpg", 40, False), (".jpeg", 40, False),
-    (".jpg", 124, False), (".jpg", 132, True)])
+@pytest.mark.parametrize(
+    ("suffix", "value", "foreground"),
+    [
+        (".png", 1, True),
+        (".png", 0, False),
+        (".png", 40, True),
+        (".jpg", 40, False),
+        (".jpeg", 40, False),
+        (".jpg", 124, False),
+        (".jpg", 132, True),
+    ],
+)
 def test_a_jpeg_mask_is_foreground_from_the_middle_on(tmp_path: Path, suffix: str, value: int, foreground: bool) -> None:
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
@@ -334,12 +352,16 @@ def ramp(low: float, high: float) -> np.ndarray:
     return np.linspace(low, high, 12).reshape(3, 4).round().astype(np.uint16)
 
 
-@pytest.mark.parametrize(("attributes", "wanted"), [
-    ({}, lambda v: v), ({"PhotometricInterpretation": "MONOCHROME1"}, lambda v: -v),
-    ({"RescaleSlope": 2, "RescaleIntercept": -500}, lambda v: 2.0 * v - 500),
-    ({"RescaleSlope": -1, "RescaleIntercept": 0}, lambda v: -v.astype(float)),
-    ({"WindowCenter": 2000.5, "WindowWidth": 1001}, lambda v: np.clip(v, 1500, 2500)),
-])
+@pytest.mark.parametrize(
+    ("attributes", "wanted"),
+    [
+        ({}, lambda v: v),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, lambda v: -v),
+        ({"RescaleSlope": 2, "RescaleIntercept": -500}, lambda v: 2.0 * v - 500),
+        ({"RescaleSlope": -1, "RescaleIntercept": 0}, lambda v: -v.astype(float)),
+        ({"WindowCenter": 2000.5, "WindowWidth": 1001}, lambda v: np.clip(v, 1500, 2500)),
+    ],
+)
 def test_grey_frames_become_bytes_over_their_own_range(attributes: dict[str, object], wanted: object) -> None:
     values = ramp(1000, 3000)
     shown = wanted(values.astype(float))  # type: ignore[operator]
@@ -352,10 +374,16 @@ def test_a_flat_frame_is_black() -> None:
     assert not decode_image(dicom_file(1, np.full((3, 4), 700, np.uint16)), 1).any()
 
 
-@pytest.mark.parametrize(("attributes", "error"), [
-    ({"BitsAllocated": 32}, UnsupportedImage), ({"SamplesPerPixel": 2}, UnsupportedImage),
-    ({"PhotometricInterpretation": "HSV"}, UnsupportedImage), ({"Rows": 0}, MalformedImage), ({"Columns": 0}, MalformedImage),
-])
+@pytest.mark.parametrize(
+    ("attributes", "error"),
+    [
+        ({"BitsAllocated": 32}, UnsupportedImage),
+        ({"SamplesPerPixel": 2}, UnsupportedImage),
+        ({"PhotometricInterpretation": "HSV"}, UnsupportedImage),
+        ({"Rows": 0}, MalformedImage),
+        ({"Columns": 0}, MalformedImage),
+    ],
+)
 def test_what_no_reader_here_knows_is_refused_by_the_header(attributes: dict[str, object], error: type[ImageError]) -> None:
     with pytest.raises(error):
         decode_image(dicom_file(1, ramp(0, 100), **attributes), 1)
@@ -374,4 +402,6 @@ def test_an_empty_slice_has_its_frame_in_the_segmentation(tmp_path: Path) -> Non
     assert seg.NumberOfFrames == 3
     np.testing.assert_array_equal(seg.pixel_array, masks)
     one = dataclasses.replace(artifact, threshold=0.5)
-    assert segmentation(sources, masks, one, 0.5) != segmentation(sources, masks, one, 0.6), "another threshold is another object"
+    assert segmentation(sources, masks, one, 0.5) != segmentation(sources, masks, one, 0.6), (
+        "another threshold is another object"
+    )

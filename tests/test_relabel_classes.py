@@ -18,14 +18,15 @@ from gazeseg_serve.contract import InputSpec, Level, Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.files import sha256
-from gazeseg_serve.imaging import encode_png
-from gazeseg_serve.training.crf import CrfSettings
-from gazeseg_serve.training.data import pack_gaze
-from gazeseg_serve.training.ensemble import load_ensemble
-from gazeseg_serve.training.masks_folder import MaskSettings, load_map, load_masks_info
-from gazeseg_serve.training.pseudo_masks import make_masks
-from gazeseg_serve.training.relabel import combine, relabel
-from gazeseg_serve.training.unet import Architecture, seeded_unet
+from gazeseg_serve.png import encode_png
+from gazeseg_serve.training.learning.data import pack_gaze
+from gazeseg_serve.training.learning.relabel import combine, relabel
+from gazeseg_serve.training.masks.folder import load_map, load_masks_info
+from gazeseg_serve.training.masks.make import make_masks
+from gazeseg_serve.training.masks.settings import CrfSettings, MaskSettings
+from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.ensemble import load_ensemble
+from gazeseg_serve.training.networks.unet import seeded_unet
 
 CLASSES = ("core", "rim")
 STEMS = tuple(f"im{i}" for i in range(4))
@@ -61,8 +62,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = np.zeros((40, 48), np.uint8)
         labels[10:30, 5:20], labels[10:30, 25:40] = 1, 2
         (root / "masks" / f"{stem}.png").write_bytes(encode_png(labels))
-        rows += [f"{stem},{x:.3f},{y:.3f},{200 + i},{name}" for name, (left, right) in zip(CLASSES, ((0.1, 0.4), (0.5, 0.8)), strict=True)
-                 for i, (x, y) in enumerate(zip(rng.uniform(left, right, 5), rng.uniform(0.3, 0.7, 5), strict=True))]
+        rows += [
+            f"{stem},{x:.3f},{y:.3f},{200 + i},{name}"
+            for name, (left, right) in zip(CLASSES, ((0.1, 0.4), (0.5, 0.8)), strict=True)
+            for i, (x, y) in enumerate(zip(rng.uniform(left, right, 5), rng.uniform(0.3, 0.7, 5), strict=True))
+        ]
     (root / "fixations.csv").write_text("\n".join(rows) + "\n")
     return root
 
@@ -101,7 +105,8 @@ def by_hand(maps: np.ndarray, chances: Sequence[np.ndarray], gain: float) -> np.
 
 
 def test_several_classes_are_relabelled_each_by_its_own_probability_on_the_refined_maps(
-        dataset: Path, masks: Path, tmp_path: Path) -> None:
+    dataset: Path, masks: Path, tmp_path: Path
+) -> None:
     spec = InputSpec(32, classes=CLASSES)
     run = write_run(tmp_path / "run", spec, {"train": STEMS[:3], "val": STEMS[3:]})
     means = relabel(run, dataset, masks, tmp_path / "out", gain=0.5)
@@ -137,13 +142,15 @@ def test_without_a_crf_the_heatmaps_are_relabelled(dataset: Path, tmp_path: Path
     relabel(run, dataset, tmp_path / "plain", tmp_path / "out", gain=0.0)
     assert not (tmp_path / "out" / "refined").exists()
     for stem in STEMS:
-        np.testing.assert_allclose(load_map(tmp_path / "out", stem, False),
-                                   np.clip(load_map(tmp_path / "plain", stem, False), 0.02, 0.98), atol=2e-5)
+        np.testing.assert_allclose(
+            load_map(tmp_path / "out", stem, False), np.clip(load_map(tmp_path / "plain", stem, False), 0.02, 0.98), atol=2e-5
+        )
 
 
-def test_more_images_than_fit_a_batch_keep_their_own_opinions(dataset: Path, masks: Path, tmp_path: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    from gazeseg_serve.training import relabel as module
+def test_more_images_than_fit_a_batch_keep_their_own_opinions(
+    dataset: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gazeseg_serve.training.learning import relabel as module
 
     spec = InputSpec(32, classes=CLASSES)
     run = write_run(tmp_path / "run", spec, {"train": STEMS, "val": ()})
@@ -151,7 +158,9 @@ def test_more_images_than_fit_a_batch_keep_their_own_opinions(dataset: Path, mas
     monkeypatch.setattr(module, "_BATCH", 3)
     relabel(run, dataset, masks, tmp_path / "parts", gain=1.0)
     for stem in STEMS:
-        np.testing.assert_allclose(load_map(tmp_path / "parts", stem, True), load_map(tmp_path / "whole", stem, True), atol=1e-4)
+        np.testing.assert_allclose(
+            load_map(tmp_path / "parts", stem, True), load_map(tmp_path / "whole", stem, True), atol=1e-4
+        )
 
 
 def test_another_number_of_classes_is_refused_before_anything_is_written(dataset: Path, masks: Path, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from gated_service import gated, metric, post, scope, talk, until
 from serving import encoded, problem
 
 from gazeseg_serve.errors import ConfigError, ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
-from gazeseg_serve.service.host import Answer, ModelHost
 from gazeseg_serve.service.limits import MULTIPART_ALLOWANCE, Admission, BodyLimit, Keys
+from gazeseg_serve.service.model_host import Answer, ModelHost
 from gazeseg_serve.service.problems import Problem, of_image
 from gazeseg_serve.service.settings import Settings
 from gazeseg_serve.service.telemetry import JsonFormatter, Telemetry
@@ -86,6 +86,7 @@ def test_an_announced_length_over_the_limit_is_refused_before_any_byte_is_read(a
 def test_the_announced_length_is_looked_at_on_every_route_with_its_own_limit(folder: Path) -> None:
     async def scenario() -> None:
         async with gated(folder, max_bytes=2000, max_batch_bytes=50_000) as (_, gate, _, edge):
+
             async def status(path: str, length: int) -> int:
                 sent: list[dict[str, Any]] = []
 
@@ -95,8 +96,9 @@ def test_the_announced_length_is_looked_at_on_every_route_with_its_own_limit(fol
                 async def receive() -> Any:
                     return {"type": "http.disconnect"}
 
-                await edge(scope(path, content_type="multipart/form-data; boundary=b", content_length=str(length)),
-                           receive, send)
+                await edge(
+                    scope(path, content_type="multipart/form-data; boundary=b", content_length=str(length)), receive, send
+                )
                 return int(sent[0]["status"])
 
             one, many = 2000 + MULTIPART_ALLOWANCE, 50_000 + MULTIPART_ALLOWANCE
@@ -246,7 +248,8 @@ def test_headers_of_a_route_are_not_overwritten(folder: Path) -> None:
 
 
 def test_a_visit_that_ends_without_an_answer_is_counted_as_499_never_as_0(
-        folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         async with gated(folder) as (client, gate, _, edge):
             events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -265,8 +268,7 @@ def test_a_visit_that_ends_without_an_answer_is_counted_as_499_never_as_0(
     assert 499 in [getattr(record, "status", None) for record in caplog.records]
 
 
-def test_an_error_after_the_answer_began_sends_no_second_answer(
-        folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_after_the_answer_began_sends_no_second_answer(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     from gazeseg_serve.service.edge import Edge
 
     async def half(scope: Any, receive: Any, send: Any) -> None:
@@ -294,8 +296,9 @@ def test_the_log_line_says_what_came_and_went(folder: Path, caplog: pytest.LogCa
         async with gated(folder, api_keys=("k",)) as (client, gate, _, _):
             gate.open.set()
             await client.get("/v1/model")
-            return await client.post("/v1/segment", content=encoded(), headers={
-                "Content-Type": "image/png", "X-API-Key": "k", "X-Request-Id": "r.1"})
+            return await client.post(
+                "/v1/segment", content=encoded(), headers={"Content-Type": "image/png", "X-API-Key": "k", "X-Request-Id": "r.1"}
+            )
 
     with caplog.at_level(logging.INFO, "gazeseg_serve.access"):
         answer = asyncio.run(scenario())
@@ -335,11 +338,14 @@ def test_json_is_compressed_only_from_a_kilobyte_on(folder: Path) -> None:
         async with gated(folder) as (client, gate, _, _):
             gate.open.set()
             rng = np.random.default_rng(0)
-            for pixels, packed in ((np.zeros((8, 8, 3), np.uint8), False),
-                                   (rng.integers(0, 2, (64, 64, 1), np.uint8).repeat(3, 2) * 255, True)):
+            for pixels, packed in (
+                (np.zeros((8, 8, 3), np.uint8), False),
+                (rng.integers(0, 2, (64, 64, 1), np.uint8).repeat(3, 2) * 255, True),
+            ):
                 for coding in ("gzip", "identity"):
-                    answer = await client.post("/v1/segment?output=json", files={"image": encoded(pixels=pixels)},
-                                               headers={"Accept-Encoding": coding})
+                    answer = await client.post(
+                        "/v1/segment?output=json", files={"image": encoded(pixels=pixels)}, headers={"Accept-Encoding": coding}
+                    )
                     assert (len(json.dumps(answer.json())) >= 1024) == packed
                     assert answer.headers.get("content-encoding") == ("gzip" if packed and coding == "gzip" else None)
                     assert answer.headers["vary"] == "Accept, Accept-Encoding"
@@ -352,8 +358,9 @@ def test_the_batch_size_of_a_series_is_its_largest(folder: Path, monkeypatch: py
     right = ModelHost.infer_all
 
     async def batched(self: ModelHost, images: Sequence[np.ndarray]) -> list[Answer]:
-        return [dataclasses.replace(answer, batch=size)
-                for answer, size in zip(await right(self, images), (2, 3, 1), strict=True)]
+        return [
+            dataclasses.replace(answer, batch=size) for answer, size in zip(await right(self, images), (2, 3, 1), strict=True)
+        ]
 
     monkeypatch.setattr(ModelHost, "infer_all", batched)
     ramp = np.linspace(0, 4000, 24 * 32).reshape(24, 32).astype(np.uint16)
@@ -369,9 +376,15 @@ def test_the_batch_size_of_a_series_is_its_largest(folder: Path, monkeypatch: py
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("sent", "name"), [
-    (".hidden.png", "hidden.png"), ("..", "image_0001"), ("a b/c:d.png", "c_d.png"), ("x" * 100 + ".png", "x" * 80),
-])
+@pytest.mark.parametrize(
+    ("sent", "name"),
+    [
+        (".hidden.png", "hidden.png"),
+        ("..", "image_0001"),
+        ("a b/c:d.png", "c_d.png"),
+        ("x" * 100 + ".png", "x" * 80),
+    ],
+)
 def test_names_in_an_archive_are_plain(folder: Path, sent: str, name: str) -> None:
     async def scenario() -> None:
         async with gated(folder) as (client, gate, _, _):
@@ -381,7 +394,8 @@ def test_names_in_an_archive_are_plain(folder: Path, sent: str, name: str) -> No
                 index = json.loads(packed.read("index.json"))
                 assert packed.namelist() == [f"{name}.png.png", "index.json"]
                 assert [(entry["name"], entry["file"], entry["error"]) for entry in index["images"]] == [
-                    (name, f"{name}.png.png", None)]
+                    (name, f"{name}.png.png", None)
+                ]
                 assert index["threshold"] == 0.5
 
     asyncio.run(scenario())
@@ -406,10 +420,15 @@ def test_a_large_archive_comes_whole(folder: Path, monkeypatch: pytest.MonkeyPat
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("error", "status", "code"), [
-    (MalformedImage("m"), 400, "malformed-image"), (ImageTooLarge("m"), 413, "image-too-large"),
-    (UnsupportedImage("m"), 415, "unsupported-image"), (ImageError("m"), 422, "unsuitable-image"),
-])
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (MalformedImage("m"), 400, "malformed-image"),
+        (ImageTooLarge("m"), 413, "image-too-large"),
+        (UnsupportedImage("m"), 415, "unsupported-image"),
+        (ImageError("m"), 422, "unsuitable-image"),
+    ],
+)
 def test_each_kind_of_image_error_has_its_status(error: ImageError, status: int, code: str) -> None:
     found = of_image(error)
     assert (found.status, found.code, found.detail) == (status, code, "m")
@@ -427,14 +446,19 @@ def test_a_bad_parameter_is_named_with_what_is_wrong(folder: Path) -> None:
 
 def test_an_answer_compressed_for_one_is_the_same_for_all(folder: Path) -> None:
     """The ETag is of the wish, and a compressed answer holds no time of its own."""
+
     async def scenario() -> None:
         async with gated(folder) as (client, gate, _, _):
             gate.open.set()
             noise = np.random.default_rng(1).integers(0, 2, (64, 64, 1), np.uint8).repeat(3, 2) * 255
 
             async def raw() -> bytes:
-                request = client.build_request("POST", "/v1/segment?output=json", files={"image": encoded(pixels=noise)},
-                                               headers={"Accept-Encoding": "gzip"})
+                request = client.build_request(
+                    "POST",
+                    "/v1/segment?output=json",
+                    files={"image": encoded(pixels=noise)},
+                    headers={"Accept-Encoding": "gzip"},
+                )
                 answer = await client.send(request, stream=True)
                 return b"".join([piece async for piece in answer.aiter_raw()])
 

@@ -89,7 +89,7 @@ def make_image(job: ImageJob) -> dict[str, Any]:
         files, record = {}, {"stem": job.stem, "skipped": str(error)}
     record["files"] = {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in sorted(files.items())}
     for name, data in files.items():
-        if record["files"][name] != old.get("files", {}).get(name) or not (job.out / name).is_file():
+        if record["files"][name] != old.get("files", {}).get(name) or not _is_there(job.out / name, len(data)):
             write_bytes(job.out / name, data)
     for name in set(old.get("files", {})) - set(files):
         (job.out / name).unlink(missing_ok=True)
@@ -171,10 +171,13 @@ def _files_there(job: ImageJob, record: dict[str, Any], kinds: tuple[str, ...]) 
     for name, (length, _) in record["files"].items():
         if kinds and name.partition("/")[0] not in kinds:
             continue
-        path = job.out / name
-        if not path.is_file() or path.stat().st_size != length:
+        if not _is_there(job.out / name, length):
             return False
     return True
+
+
+def _is_there(path: Path, length: int) -> bool:
+    return path.is_file() and path.stat().st_size == length
 
 
 def _digest(value: Any) -> str:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import io
+import logging
+import re
 import struct
+import warnings
+from collections.abc import Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .dicom_colour import colour
+from .dicom_grey import grey
+from .dicom_pixels import Layout, check_syntax, stored_frames
 from .errors import ImageTooLarge, MalformedImage, UnsupportedImage, require
 
 if TYPE_CHECKING:
@@ -31,8 +39,28 @@ _BROKEN = (
     LookupError,
     ArithmeticError,
 )
+_MAX_ITEMS = 200_000  # of all sequences and of the pixel data; a thousand frames of an enhanced object have 20,000
+_MAX_READS = 600_000  # two or three an element
+_MAX_GROUPS = 2**20  # bytes of a sequence that is looked into; and for each frame
+_MAX_GROUP = 2**15
 # Where an enhanced multi-frame object keeps, frame by frame, what a plain one has at the top.
 _FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+_NEEDED = ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
+_GREY_ELEMENTS = (
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "VOILUTSequence",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "PhotometricInterpretation",
+)
+_GREY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_OTHER_COLOUR = ("YBR_PARTIAL_422", "YBR_PARTIAL_420", "HSV", "ARGB", "CMYK", "XYB")
+_QUIET = ("ignore", None, Warning, re.compile(r"(pydicom|highdicom)(\.|$)"), 0)
 
 
 def broken_errors() -> tuple[type[Exception], ...]:
@@ -42,37 +70,61 @@ def broken_errors() -> tuple[type[Exception], ...]:
     return (InvalidDicomError, BytesLengthException, *_BROKEN)
 
 
+def is_dicom(data: bytes) -> bool:
+    """Whether `data` is a DICOM file, or one without its preamble, as some archives store them."""
+    if data[128:132] == b"DICM":
+        return True
+    group, explicit = data[:2], data[4:6].isupper() and data[4:6].isalpha()
+    if group in (b"\x02\0", b"\x08\0"):
+        return explicit or (data[3:4] == b"\0" and 0 < int.from_bytes(data[4:8], "little") <= 256)
+    return group == b"\0\x08" and explicit
+
+
 def read_dataset(data: bytes, limits: Limits) -> Dataset:
     """Parse a DICOM file and check its header, before any pixel is decoded.
 
     Raises MalformedImage, UnsupportedImage, ImageTooLarge (all frames together) or MissingExtraError.
     """
-    pydicom = require("pydicom", "dicom")
+    pydicom = _pydicom()
+    if data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00") > _MAX_ITEMS:
+        raise ImageTooLarge(f"the DICOM file has more than {_MAX_ITEMS} items; send fewer frames a file")
     try:
         _refuse_deflated(data)
-        dataset = pydicom.dcmread(io.BytesIO(data))
-        rows, columns, frames = int(dataset.Rows), int(dataset.Columns), frame_count(dataset)
-        photometric = str(dataset.PhotometricInterpretation)
-        depth, samples = int(dataset.BitsAllocated), int(dataset.get("SamplesPerPixel", 1))
+        dataset = pydicom.dcmread(_Counted(data), force=True)
+        check_layout(layout_of(dataset), limits)
     except broken_errors() as error:
         raise MalformedImage(f"the DICOM file cannot be read ({type(error).__name__}); send one image object, whole") from error
-    if rows < 1 or columns < 1 or frames < 1:
-        raise MalformedImage(f"the DICOM file says {frames} frames of {rows} x {columns} pixels")
-    if rows * columns * frames > limits.max_pixels:
-        raise ImageTooLarge(f"the image has {rows} x {columns} x {frames} pixels, the limit is {limits.max_pixels}")
-    if not photometric.startswith(("MONOCHROME", "YBR", "RGB", "PALETTE COLOR")):
-        raise UnsupportedImage(f"photometric interpretation {photometric[:32]!r} is not accepted")
-    if depth not in (1, 8, 16) or samples not in (1, 3):
-        raise UnsupportedImage(f"{samples} samples of {depth} bit are not accepted; send 1 or 3 of 8 or 16 bit")
     return dataset
+
+
+def _pydicom() -> ModuleType:
+    """pydicom, whose warnings quote what they read; here they go nowhere, since names of patients may be in them."""
+    pydicom = require("pydicom", "dicom")
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
+    for name in ("pydicom", "highdicom"):
+        logging.getLogger(name).disabled = True
+    return pydicom
+
+
+class _Counted(io.BytesIO):
+    """A file that ends where a reader wants far more elements than any image has: each takes memory, however small."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > _MAX_READS:
+            raise ImageTooLarge("the header of the DICOM file has too many elements; send the image without private ones")
+        return super().read(size)
 
 
 def _refuse_deflated(data: bytes) -> None:
     """pydicom inflates such a file whole, whatever that comes to. Raises UnsupportedImage."""
     from pydicom import filereader, uid
 
-    file = io.BytesIO(data)
-    file.seek(132)  # the preamble and its mark
+    file = _Counted(data)
+    file.seek(132 if data[128:132] == b"DICM" else 0)  # the preamble and its mark
     meta = filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     if meta.get("TransferSyntaxUID") == uid.DeflatedExplicitVRLittleEndian:
         raise UnsupportedImage("a deflated DICOM file is not accepted; send it uncompressed")
@@ -82,6 +134,85 @@ def frame_count(dataset: Dataset) -> int:
     return int(dataset.get("NumberOfFrames", 1) or 1)
 
 
+def layout_of(dataset: Dataset) -> Layout:
+    """What the header says of the pixels. Raises MalformedImage, UnsupportedImage or one of `broken_errors`."""
+    from pydicom import uid
+
+    if "PixelData" not in dataset:
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise UnsupportedImage("floating point pixel data is not accepted; send integers with a rescale slope")
+        raise UnsupportedImage("the DICOM file holds no pixels; send an image object")
+    for name in _NEEDED:
+        if dataset.get(name) in (None, ""):
+            raise MalformedImage(f"the DICOM file has no {name}; send the image object whole")
+    little = dataset.original_encoding[1] is not False
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if "file_meta" in dataset.__dict__ else None
+    if syntax is None:  # the file says it by how it is written, unless its pixels are compressed
+        if dataset["PixelData"].is_undefined_length:
+            raise MalformedImage("the DICOM file names no transfer syntax, and its pixels are compressed; send it whole")
+        syntax = uid.ImplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+    allocated = int(dataset.BitsAllocated)
+    stored = int(dataset.get("BitsStored") or allocated)
+    layout = Layout(
+        int(dataset.Rows),
+        int(dataset.Columns),
+        frame_count(dataset),
+        int(dataset.get("SamplesPerPixel") or 1),
+        allocated,
+        stored,
+        int(dataset.get("HighBit") or stored - 1),
+        bool(int(dataset.get("PixelRepresentation") or 0)),
+        bool(int(dataset.get("PlanarConfiguration") or 0)),
+        str(dataset.PhotometricInterpretation).strip(),
+        str(syntax),
+        big=not little,
+        swapped=not little and allocated == 8 and dataset["PixelData"].VR == "OW",
+    )
+    check_syntax(layout, uid.UID(syntax).name if uid.UID(syntax) in uid.UID_dictionary else "that DICOM does not know")
+    return layout
+
+
+def check_layout(layout: Layout, limits: Limits) -> None:
+    """Raises MalformedImage, UnsupportedImage or ImageTooLarge."""
+    rows, columns, frames = layout.rows, layout.columns, layout.frames
+    if rows < 1 or columns < 1 or frames < 1:
+        raise MalformedImage(f"the DICOM file says {frames} frames of {rows} x {columns} pixels")
+    if rows * columns * frames > limits.max_pixels:
+        raise ImageTooLarge(
+            f"the image has {rows} x {columns} x {frames} pixels, the limit is {limits.max_pixels}; "
+            "send a smaller image or fewer frames"
+        )
+    if frames > limits.max_frames:
+        raise ImageTooLarge(f"the image has {frames} frames, the limit is {limits.max_frames}; send fewer a file")
+    if layout.photometric not in (*_GREY, *_COLOUR, "PALETTE COLOR"):
+        known = layout.photometric if layout.photometric in _OTHER_COLOUR else "that DICOM does not know"
+        raise UnsupportedImage(
+            f"photometric interpretation {known} is not accepted; send grey, palette colour, RGB or YBR_FULL"
+        )
+    if (
+        layout.samples not in (1, 3)
+        or layout.allocated not in (1, 8, 16, 32)
+        or (layout.allocated == 1 and layout.samples == 3)
+    ):
+        raise UnsupportedImage(
+            f"{layout.samples} samples of {layout.allocated} bit are not accepted; send 1 or 3 of 8 or 16 bit"
+        )
+    if layout.samples != (3 if layout.photometric in _COLOUR else 1):
+        raise MalformedImage(
+            f"{layout.photometric} does not go with {layout.samples} samples a pixel; correct the DICOM header"
+        )
+    if not 1 <= layout.stored <= layout.high + 1 <= layout.allocated:
+        raise MalformedImage(
+            f"{layout.stored} bits up to bit {layout.high} of {layout.allocated} cannot be; correct BitsStored and HighBit"
+        )
+    if layout.samples == 3 and layout.signed:
+        raise UnsupportedImage("signed colour is not accepted; send unsigned samples")
+    if layout.photometric in ("YBR_ICT", "YBR_RCT") and not layout.syntax.startswith(
+        ("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.20")
+    ):
+        raise MalformedImage(f"{layout.photometric} is of JPEG 2000 alone; correct the photometric interpretation")
+
+
 def decode_dicom(data: bytes, limits: Limits, dtype: str = "uint8") -> np.ndarray:
     """Decode a single-frame DICOM file to `(H, W, 1 or 3)`, as `decode_frames` does each frame."""
     dataset = read_dataset(data, limits)
@@ -89,106 +220,51 @@ def decode_dicom(data: bytes, limits: Limits, dtype: str = "uint8") -> np.ndarra
         raise UnsupportedImage(
             f"the DICOM file holds {frame_count(dataset)} frames; ask for dicom-seg, or send one frame a file"
         )
-    return decode_frames(dataset, dtype)[0]
+    return next(decode_frames(dataset, dtype))
 
 
-def decode_frames(dataset: Dataset, dtype: str = "uint8") -> list[np.ndarray]:
-    """Every frame as `(H, W, 1 or 3)`, uint8 or float32 in [0, 1].
-
-    Grey frames go through the modality (rescale) transform, frame by frame in an enhanced object, are inverted for
-    MONOCHROME1, and are min-max scaled: to 8 bit after the VOI (window) transform, or, without a window, to float32 as
-    `imaging.unit_range` does. Colour becomes RGB; as uint8 more than 8 bit is scaled down.
-    Raises MalformedImage, or UnsupportedImage where no decoder for the transfer syntax is installed.
+def decode_frames(dataset: Dataset, dtype: str = "uint8") -> Iterator[np.ndarray]:
+    """Each frame as `(H, W, 1 or 3)`, uint8 or float32 in [0, 1]: `dicom_grey.grey` or `dicom_colour.colour` of the stored
+    pixels, with the values of this frame in an enhanced object. Raises MalformedImage, UnsupportedImage or ImageTooLarge.
     """
     try:
-        _check_decoder(dataset)
-        pixels = dataset.pixel_array
-        frames = pixels if frame_count(dataset) > 1 else pixels[None]
-        return [_frame(frame, dataset, index, dtype) for index, frame in enumerate(frames)]
+        layout = layout_of(dataset)
+        for index, (values, photometric) in enumerate(stored_frames(dataset, layout)):
+            if photometric in _GREY:
+                yield grey(values, _parameters(dataset, index), layout.stored, layout.signed, dtype)
+            else:
+                yield colour(values, photometric, dataset, layout.stored, layout.signed, dtype)
     except broken_errors() as error:
         raise MalformedImage(
-            "the DICOM pixels cannot be decoded: the file is truncated or corrupt, or compressed in a "
-            f"way that the decoders here do not know ({type(error).__name__}); send it uncompressed"
+            "the DICOM pixels cannot be decoded: the file is truncated or corrupt "
+            f"({type(error).__name__}); send it uncompressed"
         ) from error
 
 
-def _check_decoder(dataset: Dataset) -> None:
-    from pydicom.pixels import get_decoder
-
-    syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
-    if syntax is None:
-        raise MalformedImage("the DICOM file names no transfer syntax")
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise UnsupportedImage(f"transfer syntax {str(syntax)[:64]} is not accepted; send it uncompressed") from None
-    if not decoder.is_available:
-        raise UnsupportedImage(f"no decoder for transfer syntax {syntax.name} is installed; send it uncompressed")
-
-
-def _frame(pixels: np.ndarray, dataset: Dataset, index: int, dtype: str) -> np.ndarray:
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, convert_color_space
-
-    from .pixels import unit_range
-
-    deep = dtype == "float32"
-    photometric = str(dataset.PhotometricInterpretation)
-    if photometric.startswith("MONOCHROME"):
-        parameters = _parameters(dataset, index)
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at below
-            values = apply_modality_lut(pixels, parameters)
-            values = np.asarray(values if deep else apply_voi_lut(values, parameters), np.float64)
-        if not np.isfinite(float(values.max()) - float(values.min())):
-            raise MalformedImage("the rescale or window values of the DICOM file make pixels that are not finite")
-        values = (-values if photometric == "MONOCHROME1" else values)[..., None]
-        return unit_range(values) if deep else _eight_bit(values)
-    bits = int(dataset.BitsStored)
-    if photometric == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, dataset)
-        bits = 8 * pixels.itemsize
-    elif photometric.startswith("YBR"):
-        pixels = convert_color_space(pixels, photometric, "RGB")
-    return unit_range(pixels) if deep else _scaled(pixels, bits)
-
-
 def _parameters(dataset: Dataset, index: int) -> Dataset:
-    """The rescale and window of one frame, from the top of the object or from its functional groups."""
+    """What turns the stored values of one frame to grey, from the top of the object or from its functional groups."""
     from pydicom import Dataset
 
     found: Any = Dataset()
-    names = (
-        "RescaleSlope",
-        "RescaleIntercept",
-        "ModalityLUTSequence",
-        "WindowCenter",
-        "WindowWidth",
-        "VOILUTFunction",
-        "VOILUTSequence",
-        "BitsStored",
-        "PixelRepresentation",
-        "PhotometricInterpretation",
-    )
+    found.set_original_encoding(*dataset.original_encoding)
     groups = [dataset]
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    each = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = _sequence(dataset, "SharedFunctionalGroupsSequence")
+    each = _sequence(dataset, "PerFrameFunctionalGroupsSequence")
     for group in [*shared[:1], *each[index : index + 1]]:
         groups += [item for name in _FRAME_GROUPS for item in (group.get(name) or [])[:1]]
     for group in groups:
-        for name in names:
+        for name in _GREY_ELEMENTS:
             if name in group:
-                setattr(found, name, group.get(name))
+                found[name] = group[name]
     return found
 
 
-def _scaled(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """`(H, W, 3)` of `bits` bits -> uint8."""
-    if bits <= 8:
-        return np.ascontiguousarray(pixels, np.uint8)
-    return np.rint(pixels.astype(np.float64) * (255 / (2**bits - 1))).clip(0, 255).astype(np.uint8)
-
-
-def _eight_bit(values: np.ndarray) -> np.ndarray:
-    low, high = values.min(), values.max()
-    if high <= low:
-        return np.zeros(values.shape, np.uint8)
-    return np.rint((values - low) * (255 / (high - low))).astype(np.uint8)
+def _sequence(dataset: Dataset, name: str) -> Any:
+    """The items of a sequence. pydicom parses one of known length when it is asked for: raises ImageTooLarge where that would
+    make far more than any image holds.
+    """
+    raw = dataset.get_item(name) if name in dataset else None
+    limit = _MAX_GROUPS + _MAX_GROUP * frame_count(dataset)
+    if isinstance(getattr(raw, "value", None), bytes) and len(raw.value) > limit:
+        raise ImageTooLarge(f"{name} has {len(raw.value)} bytes, the limit is {limit}; send the frames one a file")
+    return dataset.get(name) or []

@@ -97,7 +97,7 @@ _EXTRAS = {
     "export": ("onnx", "onnxscript"),
     "serve": ("bentoml", "_bentoml_impl", "fastapi", "starlette", "pycocotools", "pydantic_settings"),
     "cpu": ("onnxruntime",),
-    "dicom": ("pydicom", "highdicom"),
+    "dicom": ("pydicom", "highdicom", "imagecodecs"),
     "client": ("httpx",),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "cuda"),

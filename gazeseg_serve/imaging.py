@@ -10,16 +10,20 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .dicom import decode_dicom, is_dicom
+from .dicom_codestream import check_scans
 from .errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
-from .pixels import DEFAULT_LIMITS, Limits, unit_range, with_channels
+from .pixels import DEFAULT_LIMITS, Limits, eight_bit, map_values, unit_range, with_channels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 _FORMATS = ("PNG", "JPEG", "TIFF")  # JPEG opens MPO files, too
-_MAX_SCANS = 100  # of a JPEG; encoders write about ten
+_MAX_PIECES = 100_000  # strips or tiles of a TIFF, each of which takes time, however small
+_PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _STRIPS, _TILES, _SAMPLE_FORMAT = 262, 322, 323, 273, 324, 339  # tags of TIFF
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I")
 # What Pillow's plugins raise on broken files (found by mutating files; UnidentifiedImageError is an OSError).
 _DECODE_ERRORS = (
@@ -38,16 +42,13 @@ _DECODE_ERRORS = (
 )
 
 
-def is_dicom(data: bytes) -> bool:
-    return data[128:132] == b"DICM"
-
-
 def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS, dtype: str = "uint8") -> np.ndarray:
     """Decode one PNG, JPEG, TIFF or DICOM file.
 
-    Returns `(H, W, channels)`, upright (EXIF orientation applied), alpha composited on black. As uint8, 16-bit grey is
-    scaled by 1/257 and DICOM windowed to 8 bit. As float32, a file's whole depth is kept, DICOM after the modality
-    (rescale) transform and without its window, and `unit_range` brings it to [0, 1]; colour PNG and TIFF have 8 bit.
+    Returns `(H, W, channels)`, upright (EXIF orientation applied), alpha composited on black. As uint8, grey of more than 8 bit
+    is brought to 8 by `pixels.eight_bit`, DICOM by `dicom_grey.grey`. As float32, a file's whole depth is kept, DICOM after
+    the modality (rescale) transform and without its window, and `unit_range` brings it to [0, 1]; colour PNG and TIFF have
+    8 bit.
     Raises MalformedImage, UnsupportedImage or ImageTooLarge.
     """
     if not data:
@@ -55,28 +56,23 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(f"the image has {len(data)} bytes, the limit is {limits.max_bytes}; send a smaller file")
     if is_dicom(data):
-        from .dicom import decode_dicom
-
         return with_channels(decode_dicom(data, limits, dtype), channels)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_header(image, limits)
-            # Each scan of a progressive JPEG goes over all its pixels, and may take a few bytes of the file.
-            if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_SCANS:
-                raise UnsupportedImage(f"a JPEG of more than {_MAX_SCANS} scans is not accepted; save it as a baseline JPEG")
+            _check_header(image, data, limits)
+            if image.format in ("JPEG", "MPO"):
+                check_scans(data)
             image.load()
             pixels = _to_array(image, dtype)
-            return (
-                with_channels(pixels, channels)
-                if dtype == "uint8"
-                else unit_range(with_channels(pixels.astype(np.float32), channels))
-            )
+            if dtype == "float32" and pixels.dtype != np.float32:
+                pixels = unit_range(with_channels(pixels.astype(np.float32), channels))
+            return with_channels(pixels, channels)
     except UnidentifiedImageError:
         raise UnsupportedImage("not an image this accepts; send PNG, JPEG, TIFF or DICOM") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own, far larger limit
         raise ImageTooLarge(f"the image has more than {limits.max_pixels} pixels; send a smaller image") from error
     except _DECODE_ERRORS as error:
-        raise MalformedImage(f"the image cannot be decoded ({error}); it is truncated or corrupt") from error
+        raise MalformedImage("the image cannot be decoded; it is truncated or corrupt") from error
 
 
 def read_image(path: Path, channels: int = 3, limits: Limits = DEFAULT_LIMITS, dtype: str = "uint8") -> np.ndarray:
@@ -91,7 +87,7 @@ def read_image(path: Path, channels: int = 3, limits: Limits = DEFAULT_LIMITS, d
         raise MalformedImage(f"{path}: {error.strerror or error}") from error
 
 
-def _check_header(image: Image.Image, limits: Limits) -> None:
+def _check_header(image: Image.Image, data: bytes, limits: Limits) -> None:
     """Refuse by the header alone, before any pixel is decoded."""
     width, height = image.size
     if width * height > limits.max_pixels:
@@ -102,8 +98,24 @@ def _check_header(image: Image.Image, limits: Limits) -> None:
         raise MalformedImage("the image has no pixels")
     if image.mode not in _MODES:
         raise UnsupportedImage(f"pixel layout {image.mode} is not accepted; convert to 8-bit RGB or grey")
+    if image.format == "TIFF":
+        _check_pieces(image, data)
     if image.format != "MPO" and _has_more(image):
         raise UnsupportedImage("the file holds several frames; send one image a file")
+
+
+def _check_pieces(image: Image.Image, data: bytes) -> None:
+    """The strips or tiles of a TIFF: a tile is decoded whole, and may be far larger than the image."""
+    tags, (width, height) = image.tag_v2, image.size  # type: ignore[attr-defined]
+    pieces = len(tags.get(_TILES) or tags.get(_STRIPS) or ())
+    if pieces > _MAX_PIECES:
+        raise ImageTooLarge(f"a TIFF in {pieces} pieces is not accepted, the limit is {_MAX_PIECES}; save it in larger strips")
+    if _TILES in tags:
+        made = int(tags[_TILE_WIDTH]) * int(tags[_TILE_LENGTH]) * pieces
+        if made > max(8 * width * height, 4_000_000):
+            raise ImageTooLarge(f"the tiles of the TIFF have {made} pixels, the image {width} x {height}; save it in strips")
+    if "jpeg" in str(image.info.get("compression")):
+        check_scans(data, pieces)
 
 
 def _has_more(image: Image.Image) -> bool:
@@ -116,17 +128,24 @@ def _has_more(image: Image.Image) -> bool:
 
 
 def _to_array(image: Image.Image, dtype: str) -> np.ndarray:
+    """`(H, W, 1 or 3)` uint8; grey of more than 8 bit is float32 where `dtype` is."""
+    tags = getattr(image, "tag_v2", {})
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if dtype == "float32":
-            return values[..., None]
-        if values.min() < 0 or values.max() > 65535:
-            raise UnsupportedImage("32-bit grey values outside 0..65535 are not accepted; convert to 8 or 16 bit")
-        return np.rint(values / 257).astype(np.uint8)[..., None]
+        return map_values(_grey_values(image, tags), eight_bit if dtype == "uint8" else unit_range)[..., None]
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     mode = "L" if image.mode in ("1", "L") else "RGB"
     pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    if mode == "L" and tags.get(_SAMPLE_FORMAT) == (2,):  # signed, which Pillow reads as if it were not
+        pixels = pixels ^ 0x80
     return pixels[..., None] if mode == "L" else pixels
+
+
+def _grey_values(image: Image.Image, tags: Any) -> np.ndarray:
+    """`(H, W)` integers of 16 or 32 bit grey, the greatest white; a TIFF whose 0 is white Pillow leaves as it is."""
+    values = np.asarray(image)
+    if values.dtype.kind == "i" and tags and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
+        values = values.view(np.uint32)
+    return ~values if tags.get(_PHOTOMETRIC) == 0 else values

@@ -6,6 +6,7 @@ Layout everywhere: an image is `(H, W, C)` with C = 1 or 3 (RGB), uint8, or floa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -14,13 +15,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest input that is decoded, in bytes of the file and in pixels of the image."""
+    """The largest input that is decoded: bytes of the file, pixels of all its frames, and frames."""
 
     max_bytes: int = 32 * 2**20
     max_pixels: int = 40_000_000
+    max_frames: int = 1_000
 
 
 DEFAULT_LIMITS = Limits()
+_BLOCK = 1 << 20  # pixels that are looked up at once: the index of one takes eight bytes
 
 
 def unit_range(values: np.ndarray) -> np.ndarray:
@@ -30,6 +33,42 @@ def unit_range(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     low, span = values.min(), np.ptp(values)
     return np.asarray((values - low) / (span or 1), np.float32)
+
+
+def map_values(values: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`function` of every integer of `values`, in the same shape; it is given the distinct values alone, ascending, int64.
+
+    Of what cameras and scanners write there are 65,536 at most, and far fewer than pixels.
+    """
+    flat = values.reshape(-1)
+    blocks = np.array_split(flat, -(-flat.size // _BLOCK))
+    low, span = int(flat.min()), int(flat.max()) - int(flat.min()) + 1
+    if span <= 0x10000:
+        seen = np.zeros(span, bool)
+        for block in blocks:
+            seen[block.astype(np.int64) - low] = True
+        found = function(np.flatnonzero(seen) + low)
+        table = np.zeros(span, found.dtype)
+        table[seen] = found
+        parts = [table[block.astype(np.int64) - low] for block in blocks]
+    else:
+        levels = np.unique(flat)
+        found = function(levels.astype(np.int64))
+        parts = [found[np.searchsorted(levels, block)] for block in blocks]
+    return np.concatenate(parts).reshape(values.shape)
+
+
+def eight_bit(values: np.ndarray) -> np.ndarray:
+    """Finite grey values of more than 8 bit -> uint8 of the same shape: the image's least value is black, its greatest white.
+
+    Where every value is a multiple of 257, it is an 8-bit image that was widened, and is that image again. What has one
+    value only is black. Files say nothing of what else was meant: 12 bits in 16 have no common place.
+    """
+    low, high = values.min(), values.max()
+    if low >= 0 and high <= 65535 and not np.any(values % 257):
+        return (values // 257).astype(np.uint8)
+    scale = 255 / (float(high) - float(low) or 1)
+    return np.rint((values - np.float64(low)) * scale).astype(np.uint8)
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

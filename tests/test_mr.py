@@ -147,7 +147,7 @@ def test_what_reading_keeps(tmp_path: Path) -> None:
     np.testing.assert_allclose(decode_image(plain, 1, dtype="float32"), unit, atol=1e-7)
     inverted = dicom_file(1, pixels, PhotometricInterpretation="MONOCHROME1")
     np.testing.assert_allclose(decode_image(inverted, 1, dtype="float32"), 1 - unit, atol=1e-7)
-    frames = decode_frames(read_dataset(enhanced_file(np.stack([pixels, pixels // 2])), DEFAULT_LIMITS), "float32")
+    frames = list(decode_frames(read_dataset(enhanced_file(np.stack([pixels, pixels // 2])), DEFAULT_LIMITS), "float32"))
     np.testing.assert_allclose(frames[0], unit, atol=1e-7)
     assert len(np.unique(frames[1])) == len(np.unique(pixels // 2))
     cv2.imwrite(str(tmp_path / "a.png"), pixels)

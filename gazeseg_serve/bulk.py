@@ -1,82 +1,123 @@
-"""Segment files and folders: one mask an image, failures listed."""
+"""Segment files and folders: one mask an image, under a name of its own; what failed or was skipped is listed."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .dataset import image_files
-from .errors import DatasetError, ImageError
+from .contract import Artifact
+from .errors import ConfigError, DatasetError, ImageError, MissingExtraError, UnsupportedImage
 from .files import write_bytes
-from .imaging import decode_image, read_image
-from .outputs import encode_mask
+from .image_inputs import STDIN, collect, kind_of
+from .imaging import DEFAULT_LIMITS, decode_image, encode_png, read_image
+from .mask_file import Stamp, read_stamp, stamped
+from .names import answer_names, printable
 from .predictor import Predictor
 from .progress import track
-
-STDIN = Path("-")
 
 
 @dataclass
 class Summary:
-    """How many masks were written, and for the other inputs why not."""
+    """How many masks were written; why not for the other images, and for what a folder held besides; `names`: the masks
+    that are not called as their image is, because another one was."""
 
     written: int = 0
     failures: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, known before any of it is: the mask's file for each image."""
+
+    masks: dict[Path, Path]
+    summary: Summary
+
+
 def predict_files(
     artifact: Path, inputs: Sequence[Path], out: Path, threshold: float | None = None, device: str = "auto"
 ) -> Summary:
-    """Write `<stem>.png`, the mask in the image's own size, for every image among `inputs` (files, folders, `-`).
+    """Write a mask, `<stem>.png` in the image's own size, for every image among `inputs` (files, folders, `-`).
 
-    One class: 1 bit a pixel, 0 or 255. Several: 8 bit, the label itself. An unreadable image is listed and the rest go
-    on. Raises DatasetError where an input is missing or two inputs would write the same mask.
+    One class: 1 bit a pixel, 0 or 255. Several: 8 bit, the label itself. An image that cannot be read is listed and the
+    rest go on. Raises DatasetError before anything is written where an input is missing or no image, or where a mask would
+    take the place of a file that is an input, or that `predict` did not write.
     """
-    files = collect(inputs)
+    plan = make_plan(inputs, out)
     predictor = Predictor.open(artifact, device)
-    assert predictor.artifact is not None, "opened from a folder"
-    cut = predictor.artifact.threshold if threshold is None else threshold
-    summary = Summary()
-    for name, path in track(files.items(), "segmenting", len(files)):
-        try:
-            spec = predictor.spec
-            image = (
-                decode_image(sys.stdin.buffer.read(), spec.channels, dtype=spec.dtype)
-                if path == STDIN
-                else read_image(path, spec.channels, dtype=spec.dtype)
-            )
-        except ImageError as error:
-            summary.failures[str(path)] = str(error)
-            continue
-        mask = predictor.predict(image).mask(cut)
-        write_bytes(out / f"{name}.png", encode_mask(mask, len(predictor.spec.classes)))
-        summary.written += 1
-    return summary
-
-
-def collect(inputs: Sequence[Path]) -> dict[str, Path]:
-    """The image files among `inputs` (files, folders, `-`) by the name of the mask each will have. Raises DatasetError."""
-    found: dict[str, Path] = {}
-    for item in inputs:
-        if item == STDIN:
-            group = [item]
-        elif item.is_dir():
-            group = image_files(item)
-            if not group:
-                raise DatasetError(f"{item} holds no image")
-        elif item.is_file():
-            group = [item]
+    for image, mask in track(plan.masks.items(), "segmenting", len(plan.masks)):
+        reason = segment_file(predictor, image, mask, threshold)
+        if reason:
+            plan.summary.failures[printable(image)] = reason
         else:
-            raise DatasetError(f"{item} does not exist")
-        for path in group:
-            name = "stdin" if path == STDIN else path.stem
-            if name in found and found[name] != path:
-                raise DatasetError(f"{found[name]} and {path} would both write {name}.png; segment them into two folders")
-            found[name] = path
-    return found
+            plan.summary.written += 1
+    return plan.summary
+
+
+def make_plan(inputs: Sequence[Path], out: Path) -> Plan:
+    """Names for all masks, each checked against what lies in `out` already. Raises DatasetError."""
+    found = collect(inputs, out)
+    names = answer_names(["stdin" if path == STDIN else path.name for path in found.images], ".png")
+    plan = Plan({image: out / name for image, name in zip(found.images, names, strict=True)}, Summary(skipped=found.skipped))
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"--out {printable(out)} is a file; name a folder for the masks")
+    read = {_identity(image) for image in found.images if image != STDIN}
+    taken = [mask for mask in plan.masks.values() if mask.exists() and (_identity(mask) in read or read_stamp(mask) is None)]
+    if taken:
+        raise DatasetError(
+            f"{len(taken)} mask(s) would take the place of a file that predict did not write, or reads "
+            f"({printable(taken[0])} for one); nothing was written: name another folder with --out"
+        )
+    for image, mask in plan.masks.items():
+        if image != STDIN and mask.name != answer_names([image.name], ".png")[0]:
+            plan.summary.names[printable(image)] = printable(mask.name)
+    return plan
+
+
+def segment_file(predictor: Predictor, image: Path, mask: Path, threshold: float | None = None) -> str:
+    """Write the mask of one image file. Returns why it could not be read, in one line, or ""; raises OSError of `mask`."""
+    spec, stamp = predictor.spec, stamp_of(predictor.artifact, image, threshold)
+    try:
+        if image == STDIN:
+            pixels = decode_image(sys.stdin.buffer.read(DEFAULT_LIMITS.max_bytes + 1), spec.channels, dtype=spec.dtype)
+        else:
+            pixels = read_image(image, spec.channels, dtype=spec.dtype)
+        labels = predictor.predict(pixels).mask(stamp.threshold)
+    except (ImageError, MissingExtraError) as error:
+        return _reason(image, error)
+    write_bytes(mask, stamped(encode_mask(labels, len(spec.classes)), stamp))
+    return ""
+
+
+def stamp_of(artifact: Artifact | None, image: Path, threshold: float | None) -> Stamp:
+    """What a mask of `image` will say of itself. Raises ConfigError where the predictor came from no folder."""
+    if artifact is None:
+        raise ConfigError("a mask file names the artifact that made it; open the predictor from an artifact folder")
+    return Stamp.of(artifact.id, artifact.threshold if threshold is None else threshold, image)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What two paths of one file share, whatever links or spellings lead there."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _reason(image: Path, error: Exception) -> str:
+    reason = str(error).removeprefix(f"{image}: ")
+    if isinstance(error, UnsupportedImage) and image != STDIN:
+        with contextlib.suppress(OSError):  # gone since it was read
+            kind = kind_of(image)
+            reason = f"a {kind} file: {reason}" if kind else reason
+    return printable(reason)
+
+
+def encode_mask(mask, classes):
+    return encode_png(mask, bilevel=True) if classes == 1 else encode_png(mask)

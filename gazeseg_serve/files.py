@@ -27,7 +27,7 @@ def sha256_file(path: Path) -> str:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:20]}.")  # a name may be as long as it can
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import re
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator
-from pathlib import PurePosixPath
 from typing import IO, Any
 
 from fastapi import FastAPI, Request
@@ -19,6 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response, StreamingResponse
 
 from gazeseg_serve.errors import ImageError, MissingExtraError
+from gazeseg_serve.names import answer_names, distinct_names, sent_name
 from gazeseg_serve.outputs import SUFFIXES
 
 from .answering import Reply, Wish
@@ -124,16 +123,12 @@ async def _read_form(request: Request, max_images: int) -> Any:
 
 
 def _files(form: Any) -> list[tuple[str, UploadFile]]:
-    """The image files under names that are safe in an archive, each once. Raises Problem 400 where there is none."""
+    """Every image file under a name of its own that is safe in an archive. Raises Problem 400 where there is none."""
     files = [value for value in form.getlist("image") if isinstance(value, UploadFile)]
     if not files:
         raise Problem(400, "no-image", "the form has no file field 'image'; send -F image=@FIRST -F image=@SECOND")
-    names: dict[str, UploadFile] = {}
-    for number, file in enumerate(files, start=1):
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(file.filename or "").name)[:80].lstrip(".")
-        name = name or f"image_{number:04d}"
-        names[name if name not in names else f"{number:04d}_{name}"] = file
-    return list(names.items())
+    names = distinct_names([sent_name(file.filename or "", number) for number, file in enumerate(files, start=1)])
+    return list(zip(names, files, strict=True))
 
 
 async def _segment_all(runtime: Runtime, host: ModelHost, files: list[tuple[str, UploadFile]], wish: Wish) -> list[_Item]:
@@ -162,15 +157,15 @@ def _error(problem: Problem | None) -> dict[str, Any] | None:
 
 
 def _zip(items: list[_Item], model: str, wish: Wish) -> IO[bytes]:
-    """An archive, on disk once it is large: `<name><suffix>` an image, and what became of each in index.json."""
+    """An archive, on disk once it is large: a file an image, and what became of each in index.json."""
     archive = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed when the answer has been sent
     index = []
+    names = answer_names([item.name for item in items], SUFFIXES[wish.output])
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
-        for item in items:
-            file = None
+        for item, name in zip(items, names, strict=True):
             if item.reply is not None:
-                file = f"{item.name}.{wish.output}{SUFFIXES[wish.output]}"
-                packed.writestr(file, item.reply.content)
+                packed.writestr(name, item.reply.content)
+            file = None if item.reply is None else name
             index.append({"name": item.name, "file": file, "error": _error(item.problem)})
         packed.writestr("index.json", json.dumps({"model": model, "threshold": wish.threshold, "images": index}, indent=2))
     archive.seek(0)

@@ -18,7 +18,6 @@ from gazeseg_serve.bulk import predict_files
 from gazeseg_serve.card import model_card
 from gazeseg_serve.cli.main import app
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.errors import DatasetError
 from gazeseg_serve.predictor import Predictor
 
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)  # type: ignore[union-attr]
@@ -104,7 +103,7 @@ def test_predict_reads_files_folders_and_standard_input(tiny_artifact: Path, pha
         "predict", str(tiny_artifact), "-", str(phantoms / "images"), "--out", str(tmp_path), "--json", stdin=image.read_bytes()
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"written": 19, "failures": {}}
+    assert json.loads(done.stdout.splitlines()[-1]) == {"written": 19, "failures": {}, "skipped": {}, "names": {}}
     wanted = Predictor.open(tiny_artifact, device="cpu").predict(Dataset.open(phantoms).image(image.stem)).mask()
     for name in ("stdin", image.stem):
         mask = Image.open(tmp_path / f"{name}.png")
@@ -124,13 +123,17 @@ def test_an_unreadable_image_is_listed_and_the_rest_go_on(tiny_artifact: Path, t
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.png"]
 
 
-def test_two_inputs_of_one_name_are_refused_before_any_is_written(tiny_artifact: Path, tmp_path: Path) -> None:
-    for folder in ("a", "b"):
+def test_two_inputs_of_one_name_get_a_mask_each(tiny_artifact: Path, tmp_path: Path) -> None:
+    for folder, side in (("a", 20), ("b", 30)):
         (tmp_path / folder).mkdir()
-        Image.new("RGB", (20, 20)).save(tmp_path / folder / "x.png")
-    with pytest.raises(DatasetError, match=r"would both write x\.png"):
-        predict_files(tiny_artifact, [tmp_path / "a", tmp_path / "b"], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        Image.new("RGB", (side, side)).save(tmp_path / folder / "x.png")
+    summary = predict_files(tiny_artifact, [tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    assert summary.names == {str(tmp_path / "b" / "x.png"): "x_png.png"}
+    sizes = {}
+    for path in (tmp_path / "out").iterdir():
+        with Image.open(path) as mask:
+            sizes[path.name] = mask.size
+    assert sizes == {"x.png": (20, 20), "x_png.png": (30, 30)}
 
 
 def test_the_card_tells_what_a_folder_is(tiny_run: Path, tiny_artifact: Path) -> None:

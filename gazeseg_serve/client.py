@@ -1,66 +1,46 @@
 """A client for the HTTP service; needs the `client` extra, and no torch.
 
     with Client("http://localhost:3000") as client:
-        mask = client.segment("photo.jpg")              # a path
-        mask = client.segment(data)                     # the bytes of an image file
-        mask = client.segment(pixels)                   # uint8 (H, W), (H, W, 1) or (H, W, 3) RGB, sent as PNG
-        mask.labels                                     # uint8 (H, W)
+        client.segment("photo.jpg").labels          # uint8 (H, W), 0 background, in the image's size
+        client.describe("photo.jpg")                # {"classes": [{"area": 5120, "box": [...], ...}], ...}
+        client.arrays("photo.jpg")                  # {"mask": uint8 (H, W), "probability": float32 (K, H, W)}
+        client.overlay("photo.jpg")                 # uint8 (H, W, 3) RGB: the image with the mask painted in
+        client.dicom_seg("slice.dcm")               # bytes of a DICOM Segmentation
+        client.dicom_seg(["1.dcm", "2.dcm"])        # the same of a whole series
+        client.batch(["a.jpg", "b.png"])            # [Mask, Mask]; a ServiceError in the place of an image refused
+        client.model(), client.models()             # the model's card; the names of all models
 
-`AsyncClient` has the same methods to await.
+An image is a path, the bytes of an image file (or a bytearray, a memoryview), a binary file object, pixels as uint8
+`(H, W)`, `(H, W, 1)` or `(H, W, 3)` RGB, or a Pillow image; the last two are sent as PNG.
+
+`AsyncClient` has the same methods to await. Everything they raise is a GazesegError: ServiceError for what the service or
+the way to it does, ImageError for a source that cannot be sent, ConfigError for an argument that cannot be meant.
 """
 
 from __future__ import annotations
 
-import io
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from .errors import GazesegError, ImageError, require
-from .png import encode_png
+from .client_calls import RETRIED, Call, Calls, Mask, ServiceError, Source, asked_pause, check
+from .errors import ConfigError, require
 
 if TYPE_CHECKING:
     import httpx
 
-Source = str | Path | bytes | np.ndarray
-_RETRIED = (429, 503)
+__all__ = ["AsyncClient", "Client", "Mask", "ServiceError", "Source"]
+
+T = TypeVar("T")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 
-class ServiceError(GazesegError):
-    """The service refused or could not be reached; `status` is 0 for the latter, `code` its stable word."""
-
-    def __init__(self, message: str, status: int = 0, code: str = "unreachable") -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-
-@dataclass(frozen=True)
-class Mask:
-    """labels: uint8 `(H, W)` in the image's size, 0 background; model: the id of what made it; seconds: per step."""
-
-    labels: np.ndarray
-    model: str
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One request, ready to be sent as often as needed."""
-
-    path: str
-    content: bytes
-    headers: dict[str, str]
-    params: dict[str, str]
-
-
 class _Base:
-    """What both clients share: building requests, reading answers, and when to try again."""
+    """What both clients share: their options, and which try was the last."""
 
     def __init__(
         self,
@@ -71,57 +51,81 @@ class _Base:
         model: str | None = None,
         transport: Any = None,
     ) -> None:
-        """Make a client of the service at `url`.
+        """Make a client of the service at `url`, as http://localhost:3000.
 
-        timeout: seconds for one try; retries: how often 429, 503 and lost connections are tried again, waiting as long
-        as the service asks, else twice as long each time; model: a name from /v1/models, else the default;
-        transport: an httpx transport, for tests.
+        timeout: seconds until a connection stands, and between two bytes of an answer; retries: how often 429, 503 and
+        lost connections are tried again, waiting as long as the service asks (no longer than 10 s: more is given back as
+        the error), else twice as long each time; model: a name from /v1/models, else the default; transport: an httpx
+        transport, for tests. Raises ConfigError.
         """
         self._httpx = require("httpx", "client")
-        self._retries = retries
-        self._prefix = "/v1" if model is None else f"/v1/models/{model}"
+        if not timeout > 0:
+            raise ConfigError(f"timeout {timeout!r}; give seconds, more than 0")
+        if not isinstance(retries, int) or retries < 0:
+            raise ConfigError(f"retries {retries!r}; give a number of tries after the first, 0 or more")
+        self._url, self._retries, self._calls = self._checked(url), retries, Calls(model)
+        # Waiting for one of the client's own connections is no failure, however many wait.
+        limit = self._httpx.Timeout(timeout, pool=None)
         self._options: dict[str, Any] = {
-            "base_url": url,
-            "timeout": timeout,
-            "transport": transport,
-            "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
-        }
+            "base_url": self._url, "timeout": limit, "transport": transport, "headers": _key_header(api_key),
+        }  # fmt: skip
 
-    def _segment_call(self, source: Source, output: str, threshold: float | None, disagreement: bool = False) -> _Call:
-        params = {"output": output} | ({} if threshold is None else {"threshold": repr(float(threshold))})
-        if disagreement:
-            params["disagreement"] = "true"
-        return _Call(f"{self._prefix}/segment", _as_file(source), {"Content-Type": "application/octet-stream"}, params)
+    def _checked(self, url: str) -> httpx.URL:
+        try:
+            parsed = self._httpx.URL(url)
+        except (self._httpx.InvalidURL, TypeError) as error:
+            raise ConfigError(f"{url!r} is no address of a service ({error}); write it as http://localhost:3000") from error
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ConfigError(f"{url!r} is no address of a service; write it as http://localhost:3000")
+        return parsed
 
-    def _pauses(self) -> Iterator[float]:
-        """How long to wait before each retry, growing, with jitter so that clients do not come back all at once."""
+    def _connect(self, kind: Any) -> Any:
+        try:
+            return kind(**self._options)
+        except (ValueError, OSError, self._httpx.InvalidURL) as error:  # a proxy or certificates named in the environment
+            raise ConfigError(f"no client can be made ({error}); see HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE") from error
+
+    def _pauses(self) -> Iterator[float | None]:
+        """How long to wait after each try, growing, with jitter so that clients do not come back all at once; at last
+        None."""
         for attempt in range(self._retries):
             yield min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.5)
+        yield None
 
-    @staticmethod
-    def _asked_pause(response: httpx.Response, pause: float) -> float:
-        asked = response.headers.get("retry-after", "")
-        return min(_LONGEST_PAUSE, max(pause, float(asked))) if asked.isdecimal() else pause
+    def _pause_after(self, outcome: httpx.Response | httpx.RequestError, pause: float | None) -> float | None:
+        """The seconds until the next try after this outcome; None where it was the last, or no try can do better."""
+        if pause is None:
+            return None
+        if isinstance(outcome, Exception):
+            return pause if self._may_pass(outcome) else None
+        if outcome.status_code not in RETRIED:
+            return None
+        asked = asked_pause(outcome) or 0.0
+        return None if asked > _LONGEST_PAUSE else min(_LONGEST_PAUSE, max(pause, asked))
 
-    @staticmethod
-    def _check(response: httpx.Response) -> httpx.Response:
-        """Raise ServiceError for an answer that is an error."""
-        if response.is_success:
-            return response
-        detail: Mapping[str, Any] = {}
-        if "json" in response.headers.get("content-type", ""):
-            parsed = response.json()
-            detail = parsed if isinstance(parsed, dict) else {}
-        raise ServiceError(
-            f"the service answered {response.status_code}: {detail.get('detail', response.reason_phrase)}",
-            response.status_code,
-            str(detail.get("code", "unknown")),
-        )
+    def _may_pass(self, error: httpx.RequestError) -> bool:
+        """Whether it is a connection that did not come about or broke, and not a name, certificate or time that is wrong."""
+        lost = (self._httpx.NetworkError, self._httpx.RemoteProtocolError, self._httpx.ConnectTimeout)
+        for cause in _causes(error):
+            if isinstance(cause, ssl.SSLError):
+                return False
+            if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
+                return False
+        return isinstance(error, lost)
 
-    def _unreachable(self, error: Exception) -> ServiceError:
-        return ServiceError(
-            f"{self._options['base_url']} cannot be reached ({error or type(error).__name__}); is the service running?"
-        )
+    def _result(self, call: Call[T], outcome: httpx.Response | httpx.RequestError) -> T:
+        """What the last try gave. Raises ServiceError."""
+        if isinstance(outcome, Exception):
+            raise self._failure(outcome) from outcome
+        return call.read(check(outcome))
+
+    def _failure(self, error: httpx.RequestError) -> ServiceError:
+        if isinstance(error, self._httpx.TimeoutException):
+            return ServiceError(f"{self._url} did not answer in time ({type(error).__name__}); give a longer timeout",
+                                code="timeout")  # fmt: skip
+        if isinstance(error, self._httpx.DecodingError):
+            return ServiceError(f"{self._url} answered what cannot be unpacked ({error})", code="bad-answer")
+        return ServiceError(f"{self._url} cannot be reached ({error or type(error).__name__}); is the service running?")
 
 
 class Client(_Base):
@@ -129,45 +133,55 @@ class Client(_Base):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self._client: httpx.Client = self._httpx.Client(**self._options)
+        self._client: httpx.Client = self._connect(self._httpx.Client)
 
     def segment(self, source: Source, threshold: float | None = None) -> Mask:
-        """The mask of one image. Raises ServiceError, or ImageError where the source cannot be sent."""
-        return _as_mask(self._send(self._segment_call(source, "png", threshold)))
+        """The mask of one image. threshold: a probability, default the model's own."""
+        return self._send(self._calls.segment(source, threshold))
 
     def describe(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> dict[str, Any]:
-        """The JSON answer: per class area, box, run lengths and polygons. Raises as `segment` does."""
-        return dict(self._send(self._segment_call(source, "json", threshold, disagreement)).json())
+        """The JSON answer: per class area, box, run lengths and polygons; mean disagreement, and its map where asked."""
+        return self._send(self._calls.describe(source, threshold, disagreement))
 
     def arrays(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> dict[str, np.ndarray]:
         """`mask` uint8 `(H, W)`, `probability` float32 `(K, H, W)`, and `disagreement` float32 `(H, W)` where asked for."""
-        return _as_arrays(self._send(self._segment_call(source, "npz", threshold, disagreement)))
+        return self._send(self._calls.arrays(source, threshold, disagreement))
+
+    def overlay(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> np.ndarray:
+        """uint8 `(H, W, 3)` RGB: the image with its mask, and the disagreement in red where asked for."""
+        return self._send(self._calls.overlay(source, threshold, disagreement))
+
+    def dicom_seg(self, sources: Source | Sequence[Source], threshold: float | None = None) -> bytes:
+        """The bytes of a DICOM Segmentation of one DICOM file, or of a list of the slices of one series."""
+        return self._send(self._calls.dicom_seg(sources, threshold))
+
+    def batch(self, sources: Sequence[Source], threshold: float | None = None) -> list[Mask | ServiceError]:
+        """The masks of several images in one request, in their order; a ServiceError in the place of an image refused."""
+        return self._send(self._calls.batch(sources, threshold))
 
     def model(self) -> dict[str, Any]:
-        """The model's card. Raises ServiceError."""
-        return dict(self._send(self._model_call()).json())
+        """The model's card."""
+        return self._send(self._calls.model())
 
-    def _model_call(self) -> _Call:
-        return _Call("/v1/model" if self._prefix == "/v1" else self._prefix, b"", {}, {})
+    def models(self) -> list[str]:
+        """The names of the models served."""
+        return self._send(self._calls.models())
 
-    def _send(self, call: _Call) -> httpx.Response:
+    def _send(self, call: Call[T]) -> T:
         import time
 
-        method = "POST" if call.content else "GET"
-        for pause in [*self._pauses(), None]:
+        if self._client.is_closed:
+            raise ConfigError("this client is closed; make another")
+        for pause in self._pauses():
             try:
-                response = self._client.request(
-                    method, call.path, content=call.content or None, headers=call.headers, params=call.params
-                )
-            except self._httpx.TransportError as error:
-                if pause is None:
-                    raise self._unreachable(error) from error
-                time.sleep(pause)
-                continue
-            if response.status_code not in _RETRIED or pause is None:
-                return self._check(response)
-            time.sleep(self._asked_pause(response, pause))
-        raise AssertionError("the last try returns or raises")
+                outcome: Any = self._client.request(**call.request())
+            except self._httpx.RequestError as error:
+                outcome = error
+            wait = self._pause_after(outcome, pause)
+            if wait is None:
+                break
+            time.sleep(wait)
+        return self._result(call, outcome)
 
     def close(self) -> None:
         self._client.close()
@@ -180,39 +194,59 @@ class Client(_Base):
 
 
 class AsyncClient(_Base):
-    """The same to await; use it as an async context manager, or `aclose` it."""
+    """The same to await; use it as an async context manager, or `aclose` it. Any number of calls may wait at once."""
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
-        self._client: httpx.AsyncClient = self._httpx.AsyncClient(**self._options)
+        self._client: httpx.AsyncClient = self._connect(self._httpx.AsyncClient)
 
     async def segment(self, source: Source, threshold: float | None = None) -> Mask:
         """As Client.segment."""
-        return _as_mask(await self._send(self._segment_call(source, "png", threshold)))
+        return await self._send(self._calls.segment(source, threshold))
 
     async def describe(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> dict[str, Any]:
         """As Client.describe."""
-        return dict((await self._send(self._segment_call(source, "json", threshold, disagreement))).json())
+        return await self._send(self._calls.describe(source, threshold, disagreement))
 
     async def arrays(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> dict[str, np.ndarray]:
         """As Client.arrays."""
-        return _as_arrays(await self._send(self._segment_call(source, "npz", threshold, disagreement)))
+        return await self._send(self._calls.arrays(source, threshold, disagreement))
 
-    async def _send(self, call: _Call) -> httpx.Response:
+    async def overlay(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> np.ndarray:
+        """As Client.overlay."""
+        return await self._send(self._calls.overlay(source, threshold, disagreement))
+
+    async def dicom_seg(self, sources: Source | Sequence[Source], threshold: float | None = None) -> bytes:
+        """As Client.dicom_seg."""
+        return await self._send(self._calls.dicom_seg(sources, threshold))
+
+    async def batch(self, sources: Sequence[Source], threshold: float | None = None) -> list[Mask | ServiceError]:
+        """As Client.batch."""
+        return await self._send(self._calls.batch(sources, threshold))
+
+    async def model(self) -> dict[str, Any]:
+        """As Client.model."""
+        return await self._send(self._calls.model())
+
+    async def models(self) -> list[str]:
+        """As Client.models."""
+        return await self._send(self._calls.models())
+
+    async def _send(self, call: Call[T]) -> T:
         import asyncio
 
-        for pause in [*self._pauses(), None]:
+        if self._client.is_closed:
+            raise ConfigError("this client is closed; make another")
+        for pause in self._pauses():
             try:
-                response = await self._client.post(call.path, content=call.content, headers=call.headers, params=call.params)
-            except self._httpx.TransportError as error:
-                if pause is None:
-                    raise self._unreachable(error) from error
-                await asyncio.sleep(pause)
-                continue
-            if response.status_code not in _RETRIED or pause is None:
-                return self._check(response)
-            await asyncio.sleep(self._asked_pause(response, pause))
-        raise AssertionError("the last try returns or raises")
+                outcome: Any = await self._client.request(**call.request())
+            except self._httpx.RequestError as error:
+                outcome = error
+            wait = self._pause_after(outcome, pause)
+            if wait is None:
+                break
+            await asyncio.sleep(wait)
+        return self._result(call, outcome)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -224,32 +258,16 @@ class AsyncClient(_Base):
         await self.aclose()
 
 
-def _as_file(source: Source) -> bytes:
-    """The bytes to send. Raises ImageError."""
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, np.ndarray):
-        fits = source.dtype == np.uint8 and (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (1, 3)))
-        if not fits or source.size == 0:
-            raise ImageError(f"pixels are uint8 (H, W), (H, W, 1) or (H, W, 3), not {source.dtype} {source.shape}")
-        return encode_png(source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source)
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{source}: {error.strerror or error}") from error
+def _key_header(key: str | None) -> dict[str, bytes]:
+    if not key:
+        return {}
+    if not isinstance(key, str) or any(ord(letter) < 32 or ord(letter) == 127 for letter in key):
+        raise ConfigError("the API key holds a line end or another control character; give the key alone")
+    return {"Authorization": f"Bearer {key}".encode()}
 
 
-def _as_mask(response: httpx.Response) -> Mask:
-    with Image.open(io.BytesIO(response.content), formats=("PNG",)) as picture:
-        labels = np.asarray(picture).astype(np.uint8)  # 1 bit: False, True; palette: the index is the label
-    return Mask(labels, response.headers.get("x-model-id", ""), _seconds(response.headers.get("server-timing", "")))
-
-
-def _as_arrays(response: httpx.Response) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(response.content), allow_pickle=False) as stored:
-        return dict(stored)
-
-
-def _seconds(header: str) -> dict[str, float]:
-    parts = (part.strip().partition(";dur=") for part in header.split(","))
-    return {name: float(value) / 1000 for name, mark, value in parts if mark}
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came of: httpx wraps what httpcore wraps, down to the system's own."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,8 +1,8 @@
 """File names of answers: never two alike, never longer than a file system takes, never one suffix upon another.
 
-    answer_names(["a.jpg", "b.dcm", "IM0001"], ".png")     # ["a.png", "b.png", "IM0001.png"]
-    answer_names(["a.jpg", "A.dcm", "A.dcm"], ".png")      # ["a.png", "A_dcm.png", "A_dcm-2.png"]
-    answer_names(["1.2.840.5", "1.2.840.6"], ".png")       # ["1.2.840.5.png", "1.2.840.6.png"]: 5 and 6 are no suffixes
+answer_names(["a.jpg", "b.dcm", "IM0001"], ".png")     # ["a.png", "b.png", "IM0001.png"]
+answer_names(["a.jpg", "A.dcm", "A.dcm"], ".png")      # ["a.png", "A_dcm.png", "A_dcm-2.png"]
+answer_names(["1.2.840.5", "1.2.840.6"], ".png")       # ["1.2.840.5.png", "1.2.840.6.png"]: 5 and 6 are no suffixes
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def sent_name(name: str, number: int) -> str:
 def printable(path: Path | str) -> str:
     """A path, or a text that holds one, fit for one line of a terminal or a log: bytes that are no text, line ends and
     control codes are escaped."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(path)
-    )
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(path))
 
 
 def _split(name: str, one: bool = False) -> tuple[str, str]:

@@ -57,8 +57,11 @@ def cli(*arguments: str | bytes | Path, stdin: bytes | None = None, code: str = 
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=12).map(
     lambda stem: stem.lstrip(".") or "x"
 )
-FEW = st.builds(str.__add__, st.sampled_from(["a", "A", "a.b", "IM0001", "é", "x" * 250]),
-                st.sampled_from(["", ".png", ".PNG", ".IMA", ".jfif", ".5"]))
+FEW = st.builds(
+    str.__add__,
+    st.sampled_from(["a", "A", "a.b", "IM0001", "é", "x" * 250]),
+    st.sampled_from(["", ".png", ".PNG", ".IMA", ".jfif", ".5"]),
+)
 
 
 @given(names=st.sets(st.one_of(FEW, NAMES), min_size=1, max_size=6))
@@ -83,10 +86,23 @@ def test_every_file_of_a_folder_gets_a_mask_of_its_own(artifact: Path, names: se
     assert widths == sorted(written.values()), "one mask an image, no more"
 
 
-@pytest.mark.parametrize("way", ["folder", "relative", "link to the folder", "one file", "hard link", "symbolic link",
-                                 "another's picture", "a folder in the way", "its own mask as an image"])
-def test_no_file_is_overwritten_that_predict_did_not_write(artifact: Path, way: str, tmp_path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "way",
+    [
+        "folder",
+        "relative",
+        "link to the folder",
+        "one file",
+        "hard link",
+        "symbolic link",
+        "another's picture",
+        "a folder in the way",
+        "its own mask as an image",
+    ],
+)
+def test_no_file_is_overwritten_that_predict_did_not_write(
+    artifact: Path, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
     out.mkdir()
@@ -137,9 +153,19 @@ def test_a_folder_as_a_scanner_left_it(artifact: Path, tmp_path: Path) -> None:
     (folder / "sub").mkdir(parents=True)
     slice_ = dicom_file(1, np.full((20, 30), 900, np.uint16))
     files = {
-        "IM0001": slice_, "one.IMA": slice_, "1.2.840.5": slice_, "1.2.840.6": slice_, "photo.jfif": image(40, ".jpg"),
-        "y.bmp": image(41, ".bmp"), "broken.png": b"\x89PNG\r\n\x1a\n", "cut.dcm": slice_[:400], "empty.tif": b"",
-        "notes.txt": b"two readers", "DICOMDIR": slice_, ".hidden.png": image(3), "z" * 251 + ".png": image(42),
+        "IM0001": slice_,
+        "one.IMA": slice_,
+        "1.2.840.5": slice_,
+        "1.2.840.6": slice_,
+        "photo.jfif": image(40, ".jpg"),
+        "y.bmp": image(41, ".bmp"),
+        "broken.png": b"\x89PNG\r\n\x1a\n",
+        "cut.dcm": slice_[:400],
+        "empty.tif": b"",
+        "notes.txt": b"two readers",
+        "DICOMDIR": slice_,
+        ".hidden.png": image(3),
+        "z" * 251 + ".png": image(42),
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -152,8 +178,12 @@ def test_a_folder_as_a_scanner_left_it(artifact: Path, tmp_path: Path) -> None:
     assert {Path(path).name for path in summary.failures} == {"broken.png", "cut.dcm", "empty.tif", "y.bmp"}
     assert summary.failures[str(folder / "y.bmp")].startswith("a BMP file: ")
     assert {Path(path).name: reason.split(" ")[:2] for path, reason in summary.skipped.items()} == {
-        "notes.txt": ["no", "image:"], "DICOMDIR": ["an", "index"], "sub": ["a", "folder;"],
-        "gone.png": ["a", "link"], "pipe.png": ["not", "a"]}
+        "notes.txt": ["no", "image:"],
+        "DICOMDIR": ["an", "index"],
+        "sub": ["a", "folder;"],
+        "gone.png": ["a", "link"],
+        "pipe.png": ["not", "a"],
+    }
     assert not any(str(folder) in reason for reason in summary.failures.values()), "the path is said once"
 
 
@@ -169,7 +199,10 @@ def test_the_command_says_one_line_a_bad_file_and_goes_on(artifact: Path, tmp_pa
     assert done.returncode == 1
     lines = [line for line in done.stderr.decode("ascii").splitlines() if line.startswith("skipped ")]
     assert [line.split(": ")[0] for line in lines] == [
-        f"skipped {folder}/bad\\nname.png", f"skipped {folder}/\\udcff\\udcfe.png", f"skipped {folder}/read me"]
+        f"skipped {folder}/bad\\nname.png",
+        f"skipped {folder}/\\udcff\\udcfe.png",
+        f"skipped {folder}/read me",
+    ]
     assert b"Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == len(lines) + 1, "and the progress"
     result = json.loads(done.stdout.splitlines()[-1])
@@ -202,8 +235,11 @@ def test_inputs_that_cannot_be_meant_are_refused_before_any_work(artifact: Path,
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.png").write_bytes(image(40))
     os.mkfifo(tmp_path / "pipe")
-    wrong = {"does not exist": [tmp_path / "x.png", tmp_path / "y.png"], "holds no image": [tmp_path / "empty"],
-             "neither a file nor a folder": [tmp_path / "pipe"]}
+    wrong = {
+        "does not exist": [tmp_path / "x.png", tmp_path / "y.png"],
+        "holds no image": [tmp_path / "empty"],
+        "neither a file nor a folder": [tmp_path / "pipe"],
+    }
     for words, inputs in wrong.items():
         with pytest.raises(DatasetError, match=words):
             predict_files(artifact, inputs, tmp_path / "out")
@@ -238,23 +274,42 @@ def test_a_stamp_survives_and_changes_no_pixel(tmp_path: Path) -> None:
     assert stamp.source != Stamp.of("abc", 0.125, Path("y.png")).source
 
 
-@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", image(9), stamped(image(9), Stamp("m", 0.5, "s"))[:60],
-                                  stamped(image(9), Stamp("m", 0.5, "s")).replace(b'"model"', b'"madel"')])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        image(9),
+        stamped(image(9), Stamp("m", 0.5, "s"))[:60],
+        stamped(image(9), Stamp("m", 0.5, "s")).replace(b'"model"', b'"madel"'),
+    ],
+)
 def test_what_bears_no_whole_stamp_is_another_s_file(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.png").write_bytes(data)
     assert read_stamp(tmp_path / "m.png") is None
     assert read_stamp(tmp_path) is None
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [(".png", "PNG"), (".jpg", "JPEG"), (".tif", "TIFF"), (".bmp", "BMP"),
-                                              (".webp", "WebP")])
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".png", "PNG"), (".jpg", "JPEG"), (".tif", "TIFF"), (".bmp", "BMP"), (".webp", "WebP")]
+)
 def test_formats_are_told_by_their_content(suffix: str, kind: str) -> None:
     assert image_kind(image(20, suffix)[:132]) == kind
 
 
-@pytest.mark.parametrize(("head", "kind"), [
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"), (b"\0\0\0\x18ftypheic", "HEIF"), (b"GIF89a", "GIF"), (b"BMW and others", ""),
-    (b"\x08\0\x05\0CS\n\0ISO_IR 100", "DICOM"), (b"\x08\0\x05\0 the", ""), (b"RIFF\0\0\0\0WAVE", ""), (b"", "")])
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\0\0\0\x18ftypheic", "HEIF"),
+        (b"GIF89a", "GIF"),
+        (b"BMW and others", ""),
+        (b"\x08\0\x05\0CS\n\0ISO_IR 100", "DICOM"),
+        (b"\x08\0\x05\0 the", ""),
+        (b"RIFF\0\0\0\0WAVE", ""),
+        (b"", ""),
+    ],
+)
 def test_other_beginnings(head: bytes, kind: str) -> None:
     assert image_kind(head) == kind
 

@@ -58,15 +58,18 @@ def test_a_name_that_meets_no_other_keeps_its_stem(names: list[str], random) -> 
             assert answer == name
 
 
-@pytest.mark.parametrize(("names", "answers"), [
-    (["photo.jpg", "scan.PNG"], ["photo.png", "scan.png"]),
-    (["a.jpg", "a.dcm", "a.dcm"], ["a.png", "a_dcm.png", "a_dcm-2.png"]),
-    (["0003_a.png", "a.png", "a.png"], ["0003_a.png", "a.png", "a_png.png"]),
-    (["1.2.840.5", "1.2.840.6"], ["1.2.840.5.png", "1.2.840.6.png"]),
-    (["IM0001", "slice.IMA", "x.jfif", "x.jpg.png"], ["IM0001.png", "slice.png", "x.png", "x_png.png"]),
-    ([".png", "..png"], ["image.png", "..png"]),
-    (["Ä.png", "a\u0308.png"], ["Ä.png", "a\u0308_png.png"]),
-])
+@pytest.mark.parametrize(
+    ("names", "answers"),
+    [
+        (["photo.jpg", "scan.PNG"], ["photo.png", "scan.png"]),
+        (["a.jpg", "a.dcm", "a.dcm"], ["a.png", "a_dcm.png", "a_dcm-2.png"]),
+        (["0003_a.png", "a.png", "a.png"], ["0003_a.png", "a.png", "a_png.png"]),
+        (["1.2.840.5", "1.2.840.6"], ["1.2.840.5.png", "1.2.840.6.png"]),
+        (["IM0001", "slice.IMA", "x.jfif", "x.jpg.png"], ["IM0001.png", "slice.png", "x.png", "x_png.png"]),
+        ([".png", "..png"], ["image.png", "..png"]),
+        (["Ä.png", "a\u0308.png"], ["Ä.png", "a\u0308_png.png"]),
+    ],
+)
 def test_what_a_user_sees(names: list[str], answers: list[str]) -> None:
     assert answer_names(names, ".png") == answers
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -10,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .contract import Artifact
-from .errors import ConfigError, DatasetError, ImageError, MissingExtraError, UnsupportedImage
-from .files import write_bytes
-from .image_inputs import STDIN, collect, kind_of
-from .imaging import DEFAULT_LIMITS, decode_image, encode_png, read_image
+from .errors import ConfigError, DatasetError, ImageError, MalformedImage, MissingExtraError, UnsupportedImage
+from .files import sha256, write_bytes
+from .image_inputs import STDIN, collect, image_kind
+from .imaging import decode_image
 from .mask_file import Stamp, read_stamp, stamped
 from .names import answer_names, printable
+from .outputs import encode_mask
+from .pixels import DEFAULT_LIMITS
 from .predictor import Predictor
 from .progress import track
 
@@ -54,9 +55,10 @@ def predict_files(
     plan = make_plan(inputs, out)
     predictor = Predictor.open(artifact, device)
     for image, mask in track(plan.masks.items(), "segmenting", len(plan.masks)):
-        reason = segment_file(predictor, image, mask, threshold)
-        if reason:
-            plan.summary.failures[printable(image)] = reason
+        try:
+            segment_file(predictor, image, mask, threshold)
+        except (ImageError, MissingExtraError) as error:
+            plan.summary.failures[printable(image)] = printable(str(error))
         else:
             plan.summary.written += 1
     return plan.summary
@@ -82,42 +84,46 @@ def make_plan(inputs: Sequence[Path], out: Path) -> Plan:
     return plan
 
 
-def segment_file(predictor: Predictor, image: Path, mask: Path, threshold: float | None = None) -> str:
-    """Write the mask of one image file. Returns why it could not be read, in one line, or ""; raises OSError of `mask`."""
-    spec, stamp = predictor.spec, stamp_of(predictor.artifact, image, threshold)
+def segment_file(predictor: Predictor, image: Path, mask: Path, threshold: float | None = None) -> None:
+    """Write the mask of one image file. Raises ImageError or MissingExtraError for an image that cannot be read, OSError for
+    a mask that cannot be written."""
+    if predictor.artifact is None:
+        raise ConfigError("a mask file names the artifact that made it; open the predictor from an artifact folder")
+    data, spec = _read(image), predictor.spec
+    stamp = _stamp(predictor.artifact, data, threshold)
+    try:
+        labels = predictor.predict(decode_image(data, spec.channels, dtype=spec.dtype)).mask(stamp.threshold)
+    except UnsupportedImage as error:
+        kind = image_kind(data)
+        raise UnsupportedImage(f"a {kind} file: {error}" if kind else str(error)) from error
+    write_bytes(mask, stamped(encode_mask(labels, len(spec.classes)), stamp))
+
+
+def is_done(artifact: Artifact, image: Path, mask: Path, threshold: float | None = None) -> bool:
+    """Whether `mask` is a file that `segment_file` wrote of this very image with this model and threshold."""
+    stamp = read_stamp(mask)
+    try:
+        return stamp is not None and stamp == _stamp(artifact, _read(image), threshold)
+    except ImageError:
+        return False
+
+
+def _stamp(artifact: Artifact, data: bytes, threshold: float | None) -> Stamp:
+    return Stamp(artifact.id, artifact.threshold if threshold is None else threshold, sha256(data))
+
+
+def _read(image: Path) -> bytes:
+    """The bytes of an image file, or of standard input; one more than the limit where there are more. Raises MalformedImage."""
     try:
         if image == STDIN:
-            pixels = decode_image(sys.stdin.buffer.read(DEFAULT_LIMITS.max_bytes + 1), spec.channels, dtype=spec.dtype)
-        else:
-            pixels = read_image(image, spec.channels, dtype=spec.dtype)
-        labels = predictor.predict(pixels).mask(stamp.threshold)
-    except (ImageError, MissingExtraError) as error:
-        return _reason(image, error)
-    write_bytes(mask, stamped(encode_mask(labels, len(spec.classes)), stamp))
-    return ""
-
-
-def stamp_of(artifact: Artifact | None, image: Path, threshold: float | None) -> Stamp:
-    """What a mask of `image` will say of itself. Raises ConfigError where the predictor came from no folder."""
-    if artifact is None:
-        raise ConfigError("a mask file names the artifact that made it; open the predictor from an artifact folder")
-    return Stamp.of(artifact.id, artifact.threshold if threshold is None else threshold, image)
+            return sys.stdin.buffer.read(DEFAULT_LIMITS.max_bytes + 1)
+        with image.open("rb") as file:
+            return file.read(DEFAULT_LIMITS.max_bytes + 1)
+    except OSError as error:
+        raise MalformedImage(f"cannot be read ({error.strerror or error})") from error
 
 
 def _identity(path: Path) -> tuple[int, int]:
     """What two paths of one file share, whatever links or spellings lead there."""
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _reason(image: Path, error: Exception) -> str:
-    reason = str(error).removeprefix(f"{image}: ")
-    if isinstance(error, UnsupportedImage) and image != STDIN:
-        with contextlib.suppress(OSError):  # gone since it was read
-            kind = kind_of(image)
-            reason = f"a {kind} file: {reason}" if kind else reason
-    return printable(reason)
-
-
-def encode_mask(mask, classes):
-    return encode_png(mask, bilevel=True) if classes == 1 else encode_png(mask)

@@ -15,10 +15,10 @@ import numpy as np
 import ray
 import ray.data
 
-from .bulk import STDIN, Summary, make_plan, segment_file, stamp_of
+from .bulk import Summary, is_done, make_plan, segment_file
 from .contract import Artifact
-from .errors import ConfigError
-from .mask_file import read_stamp
+from .errors import ConfigError, ImageError, MissingExtraError
+from .image_inputs import STDIN
 from .names import printable
 from .predictor import Predictor
 
@@ -39,9 +39,10 @@ class _Worker:
 
     def _segment(self, image: Path, mask: Path) -> str:
         try:
-            return segment_file(self.predictor, image, mask, self.threshold)
-        except OSError as error:  # of the folder that all share, on this machine: the next try may be on another
+            segment_file(self.predictor, image, mask, self.threshold)
+        except (ImageError, MissingExtraError, OSError) as error:
             return printable(str(error) or type(error).__name__)
+        return ""
 
 
 def predict_on_ray(
@@ -62,11 +63,11 @@ def predict_on_ray(
         raise ConfigError("standard input is one image on this machine; leave out --engine ray for it")
     if actors is not None and actors < 1:
         raise ConfigError(f"--actors {actors}: at least one engine is needed")
-    manifest = Artifact.load(artifact)
+    model = Artifact.load(artifact)
     plan = make_plan(inputs, out.absolute())
     summary = plan.summary
     work = [(image.absolute(), mask) for image, mask in plan.masks.items()]
-    waiting = [i for i, (image, mask) in enumerate(work) if read_stamp(mask) != stamp_of(manifest, image, threshold)]
+    waiting = [i for i, (image, mask) in enumerate(work) if not is_done(model, image, mask, threshold)]
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to the makers of Ray
     if not ray.is_initialized():

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
-from .client_calls import RETRIED, Call, Calls, Mask, ServiceError, Source, asked_pause, check
+from .client_answers import Mask, ServiceError, asked_pause, check
+from .client_calls import Call, Calls, Source
 from .errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient", "Client", "Mask", "ServiceError", "Source"]
 
 T = TypeVar("T")
+_RETRIED = (429, 503)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 
@@ -98,7 +100,7 @@ class _Base:
             return None
         if isinstance(outcome, Exception):
             return pause if self._may_pass(outcome) else None
-        if outcome.status_code not in RETRIED:
+        if outcome.status_code not in _RETRIED:
             return None
         asked = asked_pause(outcome) or 0.0
         return None if asked > _LONGEST_PAUSE else min(_LONGEST_PAUSE, max(pause, asked))

@@ -1,18 +1,12 @@
-"""What both clients send and read, without a connection: requests from images, answers into arrays, and when to try again."""
+"""What both clients send: an image of any kind as bytes, and the request that carries it."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
-import struct
-import time
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar, cast
 from urllib.parse import quote
@@ -20,39 +14,16 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from .errors import ConfigError, GazesegError, ImageError
-from .imaging import encode_png
+from . import client_answers as answers
+from .client_answers import Mask, ServiceError
+from .errors import ConfigError, ImageError
+from .png import encode_png
 
 if TYPE_CHECKING:
     import httpx
 
 T = TypeVar("T")
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | np.ndarray | Image.Image
-RETRIED = (429, 503)
-# What Pillow, numpy and zipfile raise on an answer that is not what it says.
-_BROKEN = (OSError, SyntaxError, ValueError, KeyError, EOFError, TypeError, RuntimeError, struct.error, zlib.error,
-           zipfile.BadZipFile, Image.DecompressionBombError, Image.DecompressionBombWarning)  # fmt: skip
-
-
-class ServiceError(GazesegError):
-    """The service refused, could not be reached, or answered what it never does.
-
-    status: of the answer, 0 where there was none; code: the service's stable word, `unreachable`, `timeout` or
-    `bad-answer`; retry_after: the seconds after which the service asks to come back, or None.
-    """
-
-    def __init__(self, message: str, status: int = 0, code: str = "unreachable", retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.retry_after = status, code, retry_after
-
-
-@dataclass(frozen=True)
-class Mask:
-    """labels: uint8 `(H, W)` in the image's size, 0 background; model: the id of what made it; seconds: per step."""
-
-    labels: np.ndarray
-    model: str
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,30 +55,30 @@ class Calls:
         self._prefix = "/v1" if model is None else f"/v1/models/{quote(model, safe='')}"
 
     def segment(self, source: Source, threshold: float | None) -> Call[Mask]:
-        return self._one(source, as_mask, "png", threshold)
+        return self._one(source, answers.as_mask, "png", threshold)
 
     def describe(self, source: Source, threshold: float | None, disagreement: bool) -> Call[dict[str, Any]]:
-        return self._one(source, as_object, "json", threshold, disagreement)
+        return self._one(source, answers.as_object, "json", threshold, disagreement)
 
     def arrays(self, source: Source, threshold: float | None, disagreement: bool) -> Call[dict[str, np.ndarray]]:
-        return self._one(source, as_arrays, "npz", threshold, disagreement)
+        return self._one(source, answers.as_arrays, "npz", threshold, disagreement)
 
     def overlay(self, source: Source, threshold: float | None, disagreement: bool) -> Call[np.ndarray]:
-        return self._one(source, as_picture, "overlay", threshold, disagreement)
+        return self._one(source, answers.as_picture, "overlay", threshold, disagreement)
 
     def dicom_seg(self, sources: Source | Sequence[Source], threshold: float | None) -> Call[bytes]:
         if isinstance(sources, list | tuple):
-            return self._many(sources, as_dicom, "dicom-seg", threshold)
-        return self._one(cast(Source, sources), as_dicom, "dicom-seg", threshold)
+            return self._many(sources, answers.as_dicom, "dicom-seg", threshold)
+        return self._one(cast(Source, sources), answers.as_dicom, "dicom-seg", threshold)
 
     def batch(self, sources: Sequence[Source], threshold: float | None) -> Call[list[Mask | ServiceError]]:
-        return self._many(sources, lambda response: as_masks(response, len(sources)), "png", threshold)
+        return self._many(sources, lambda response: answers.as_masks(response, len(sources)), "png", threshold)
 
     def model(self) -> Call[dict[str, Any]]:
-        return Call("GET", "/v1/model" if self._prefix == "/v1" else self._prefix, as_object)
+        return Call("GET", "/v1/model" if self._prefix == "/v1" else self._prefix, answers.as_object)
 
     def models(self) -> Call[list[str]]:
-        return Call("GET", "/v1/models", as_names)
+        return Call("GET", "/v1/models", answers.as_names)
 
     def _one(
         self,
@@ -186,130 +157,3 @@ def _saved(picture: Image.Image) -> bytes:
             f"a Pillow image of mode {picture.mode} and size {picture.size} cannot be sent as PNG; convert it to RGB"
         ) from error
     return file.getvalue()
-
-
-def check(response: httpx.Response) -> httpx.Response:
-    """Raise ServiceError for an answer that is an error."""
-    if response.is_success:
-        return response
-    detail: Mapping[str, Any] = {}
-    if "json" in response.headers.get("content-type", ""):
-        try:
-            parsed = response.json()
-        except ValueError:  # not even JSON: the status says enough
-            parsed = None
-        detail = parsed if isinstance(parsed, dict) else {}
-    pause = asked_pause(response)
-    later = "" if pause is None else f" (it asks to come back in {pause:g} s)"
-    raise ServiceError(
-        f"the service answered {response.status_code}: {detail.get('detail', response.reason_phrase)}{later}",
-        response.status_code,
-        str(detail.get("code", "unknown")),
-        pause,
-    )
-
-
-def asked_pause(response: httpx.Response) -> float | None:
-    """The seconds of a Retry-After header, which are a number or a date (RFC 9110, 10.2.3); None without one."""
-    asked = response.headers.get("retry-after", "").strip()
-    if asked.isascii() and asked.isdecimal():
-        return float(asked)
-    try:
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _read_answer(response: httpx.Response, what: str, read: Callable[[bytes], T]) -> T:
-    try:
-        return read(response.content)
-    except _BROKEN as error:
-        kind = response.headers.get("content-type", "no type")
-        raise ServiceError(
-            f"{response.url.copy_with(query=None)} answered {response.status_code} with {kind}, which is not "
-            f"{what}; is this the address of the service?",
-            response.status_code,
-            "bad-answer",
-        ) from error
-
-
-def as_object(response: httpx.Response) -> dict[str, Any]:
-    def read(content: bytes) -> dict[str, Any]:
-        value = json.loads(content)
-        if not isinstance(value, dict):
-            raise ValueError("not an object")
-        return value
-
-    return _read_answer(response, "a JSON object", read)
-
-
-def as_names(response: httpx.Response) -> list[str]:
-    return _read_answer(response, "a list of models", lambda content: [str(name) for name in json.loads(content)["models"]])
-
-
-def as_mask(response: httpx.Response) -> Mask:
-    labels = _read_answer(response, "a mask", _labels)
-    return Mask(labels, response.headers.get("x-model-id", ""), _seconds(response.headers.get("server-timing", "")))
-
-
-def as_masks(response: httpx.Response, count: int) -> list[Mask | ServiceError]:
-    model = response.headers.get("x-model-id", "")
-
-    def read(content: bytes) -> list[Mask | ServiceError]:
-        with zipfile.ZipFile(io.BytesIO(content)) as packed:
-            entries = json.loads(packed.read("index.json"))["images"]
-            if len(entries) != count:
-                raise ValueError(f"{len(entries)} answers for {count} images")
-            return [
-                _refusal(entry["error"]) if entry["file"] is None else Mask(_labels(packed.read(entry["file"])), model)
-                for entry in entries
-            ]
-
-    return _read_answer(response, "an archive of masks", read)
-
-
-def _refusal(error: Mapping[str, Any]) -> ServiceError:
-    return ServiceError(f"the service answered {error['status']}: {error['detail']}", int(error["status"]), str(error["code"]))
-
-
-def as_picture(response: httpx.Response) -> np.ndarray:
-    def read(content: bytes) -> np.ndarray:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-            return np.asarray(picture.convert("RGB"))
-
-    return _read_answer(response, "a picture", read)
-
-
-def as_arrays(response: httpx.Response) -> dict[str, np.ndarray]:
-    def read(content: bytes) -> dict[str, np.ndarray]:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            if "mask" not in stored:
-                raise ValueError("no mask")
-            return dict(stored)
-
-    return _read_answer(response, "an npz file", read)
-
-
-def as_dicom(response: httpx.Response) -> bytes:
-    def read(content: bytes) -> bytes:
-        if content[128:132] != b"DICM":
-            raise ValueError("no DICOM mark")
-        return content
-
-    return _read_answer(response, "a DICOM file", read)
-
-
-def _labels(content: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
-        if picture.mode not in ("1", "L", "P"):
-            raise ValueError(f"a picture of mode {picture.mode} holds no labels")
-        return np.asarray(picture).astype(np.uint8)  # 1 bit: False, True; palette: the index is the label
-
-
-def _seconds(header: str) -> dict[str, float]:
-    seconds = {}
-    for part in header.split(","):
-        name, mark, value = part.strip().partition(";dur=")
-        if mark and value.replace(".", "", 1).isdecimal():
-            seconds[name] = float(value) / 1000
-    return seconds

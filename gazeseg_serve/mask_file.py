@@ -8,8 +8,6 @@ import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .files import sha256
-
 SCHEMA = "gazeseg-mask/1"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = 33  # of the signature and the chunk IHDR, which has one length
@@ -19,16 +17,12 @@ _LONGEST = 1024  # bytes of a stamp that are read
 
 @dataclass(frozen=True)
 class Stamp:
-    """What made a mask. model: the artifact's id; source: a hash of the image's absolute path, which is not told."""
+    """What made a mask. model: the artifact's id; image: the sha256 of the image file."""
 
     model: str
     threshold: float
-    source: str
+    image: str
     schema: str = SCHEMA
-
-    @classmethod
-    def of(cls, model: str, threshold: float, image: Path) -> Stamp:
-        return cls(model, threshold, sha256(str(image.absolute()).encode("utf-8", "surrogatepass"))[:16])
 
 
 def stamped(png: bytes, stamp: Stamp) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,11 +18,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gazeseg_serve.bulk import predict_files
+from gazeseg_serve.bulk import is_done, predict_files, segment_file
 from gazeseg_serve.errors import DatasetError
-from gazeseg_serve.files import write_bytes
+from gazeseg_serve.files import sha256, write_bytes
 from gazeseg_serve.image_inputs import collect, image_kind
 from gazeseg_serve.mask_file import Stamp, read_stamp, stamped
+from gazeseg_serve.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def test_its_own_masks_are_replaced_wherever_they_lie(artifact: Path, tmp_path: 
     assert (first.written, again.written) == (1, 1)
     assert again.skipped == {str(tmp_path / "x.png"): "a mask that predict wrote"}
     assert stamp is not None
-    assert read_stamp(tmp_path / "x.png") == Stamp(stamp.model, 0.25, stamp.source)
+    assert read_stamp(tmp_path / "x.png") == Stamp(stamp.model, 0.25, sha256(image(40, ".jpg")))
 
 
 def test_a_folder_as_a_scanner_left_it(artifact: Path, tmp_path: Path) -> None:
@@ -264,14 +266,29 @@ def test_one_file_named_twice_is_one_image(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_stamp_survives_and_changes_no_pixel(tmp_path: Path) -> None:
-    stamp, path = Stamp.of("abc", 0.125, Path("x.png")), tmp_path / "m.png"
+    stamp, path = Stamp("abc", 0.125, sha256(b"image")), tmp_path / "m.png"
     path.write_bytes(stamped(image(40), stamp))
     assert read_stamp(path) == stamp
     with Image.open(path) as picture:
         text = picture.info["gazeseg-mask"]
     np.testing.assert_array_equal(cv2.imread(str(path)), cv2.imdecode(np.frombuffer(image(40), np.uint8), cv2.IMREAD_COLOR))
     assert json.loads(text)["threshold"] == 0.125
-    assert stamp.source != Stamp.of("abc", 0.125, Path("y.png")).source
+
+
+def test_only_a_mask_of_this_image_model_and_threshold_is_done(artifact: Path, tmp_path: Path) -> None:
+    source, mask, predictor = tmp_path / "x.png", tmp_path / "m.png", Predictor.open(artifact, "cpu")
+    assert predictor.artifact is not None
+    other = dataclasses.replace(predictor.artifact, id="other")
+    source.write_bytes(image(40))
+    assert not is_done(predictor.artifact, source, mask)
+    segment_file(predictor, source, mask)
+    assert is_done(predictor.artifact, source, mask)
+    assert is_done(predictor.artifact, source, mask, 0.5)
+    assert not is_done(predictor.artifact, source, mask, 0.25)
+    assert not is_done(other, source, mask)
+    assert not is_done(predictor.artifact, tmp_path / "gone.png", mask)
+    source.write_bytes(image(41))
+    assert not is_done(predictor.artifact, source, mask)
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,8 @@ def test_a_batch_answers_a_zip_with_every_image_or_why_not(client: TestClient, f
     with zipfile.ZipFile(io.BytesIO(response.content)) as packed:
         assert packed.testzip() is None
         index = json.loads(packed.read("index.json"))
-        assert [entry["name"] for entry in index["images"]] == ["a.png", "b.png", "a-2.png", "c.txt", "\N{GREEK SMALL LETTER ALPHA} d.png"]
+        names = ["a.png", "b.png", "a-2.png", "c.txt", "\N{GREEK SMALL LETTER ALPHA} d.png"]
+        assert [entry["name"] for entry in index["images"]] == names
         assert packed.namelist() == ["a.png", "b.png", "a-2.png", "index.json"]
         mask = np.asarray(Image.open(io.BytesIO(packed.read(index["images"][1]["file"]))))
         expected = Predictor.open(folders["first"], "cpu").predict(small).mask(0.5)

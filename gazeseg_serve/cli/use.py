@@ -61,7 +61,7 @@ def predict(
             help="Artifact folder (default: the model of the package), then image files or folders; - is standard input.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the masks, one PNG an image.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks, one PNG an image; only older masks are replaced.")],
     threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Default: the artifact's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt or openvino.")] = "auto",
     engine: Annotated[str, typer.Option(help="local; or ray: over a Ray cluster, going on where it stopped.")] = "local",
@@ -75,6 +75,7 @@ def predict(
     from ..bulk import predict_files
     from ..contract import is_artifact
     from ..default_model import default_artifact
+    from ..names import printable
 
     artifact, images = (inputs[0], inputs[1:]) if is_artifact(inputs[0]) else (default_artifact(), inputs)
     if not images:
@@ -88,9 +89,11 @@ def predict(
         summary = predict_files(artifact, images, out, threshold, device)
     else:
         raise typer.BadParameter(f"unknown engine {engine!r}; known: local, ray")
-    for path, reason in summary.failures.items():
+    for path, reason in [*summary.failures.items(), *summary.skipped.items()]:
         typer.echo(f"skipped {path}: {reason}", err=True)
-    finish([f"wrote {summary.written} mask(s) to {out}, {len(summary.failures)} image(s) failed"], summary.as_dict(), as_json)
+    lines = [f"{path}: its mask is {name}" for path, name in summary.names.items()]
+    lines.append(f"wrote {summary.written} mask(s) to {printable(out)}, {len(summary.failures)} image(s) failed")
+    finish(lines, summary.as_dict(), as_json)
     if summary.failures:
         raise typer.Exit(1)
 

@@ -1,52 +1,49 @@
-"""One request's way through the house: decode in a thread, the engine with others, encode in a thread."""
+"""One request's way through the house: decoded, run by the engine with others, encoded.
+
+Small plain images are decoded and encoded in threads of this process, which is fastest; all others, and what makes
+large answers, in processes that can be killed (codec_pool.py).
+"""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
-import importlib.util
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from threading import get_ident
+from typing import IO, TypeVar
 
 import cv2
 import numpy as np
 
-from gazeseg_serve.errors import UnsupportedImage
-from gazeseg_serve.imaging import decode_image, is_dicom
-from gazeseg_serve.outputs import MEDIA_TYPES, Rendered, render
-from gazeseg_serve.pixels import Limits, with_channels
 from gazeseg_serve.png import encode_png
-from gazeseg_serve.predictor import Predictor
 
+from .cancel import gather_some
+from .codec_pool import CodecPool, Done
+from .codec_tasks import SeriesLimits, Size, Wish, encode, pack_mask, prepare
+from .limits import Held
 from .model_host import Answer, ModelHost
+from .peek import Peek, peek
+from .settings import Settings
 from .telemetry import Telemetry
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
-
 T = TypeVar("T")
-Size = tuple[int, int]
-_GZIP_FROM = 1024  # bytes; under it the header costs more than is saved
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the client asked for; `gzip` where a JSON answer may be compressed."""
-
-    output: str
-    threshold: float
-    disagreement: bool
-    gzip: bool = False
+_THREAD_PIXELS = 2**21  # of an answer that is made in a thread
+_ENCODE_BYTES = 20  # a pixel of an answer at the most, while it is made
+_SERIES_BYTES = 6  # a pixel of a series: its labels, and what highdicom makes of them
 
 
 @dataclass(frozen=True)
 class Reply:
-    content: bytes
+    """An answer's content, in memory or, where it is large, in a file without a name."""
+
     media_type: str
+    content: bytes = b""
+    file: IO[bytes] | None = None
+    size: int = 0
     gzipped: bool = False
 
 
@@ -64,123 +61,156 @@ class Steps:
 
 
 class Pipeline:
-    """Decodes and encodes in as many threads as there are cores, so that both stay off the event loop."""
+    """Raises ImageError, ConfigError or Problem from all that segments. Belongs to one event loop."""
 
-    def __init__(self, limits: Limits, telemetry: Telemetry) -> None:
-        self._limits, self._telemetry = limits, telemetry
-        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="codec")
+    def __init__(self, settings: Settings, telemetry: Telemetry, held: Held) -> None:
+        self._limits, self._telemetry, self._held = settings.limits, telemetry, held
+        self._together = SeriesLimits(settings.max_images, settings.max_batch_pixels)
+        cores = os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(cores, thread_name_prefix="codec")
+        self._begun: dict[int, float] = {}
+        self.codecs = CodecPool(max(2, cores), settings.codec_bytes)
 
-    async def segment(self, host: ModelHost, data: bytes, wish: Wish) -> tuple[Reply, Steps]:
-        """Segment the image file `data`. Raises ImageError, ConfigError or Problem."""
-        reply, steps = await (
-            self.series(host, [data], wish) if wish.output == "dicom-seg" else self._segment(host, data, wish)
-        )
-        for name, value in steps.seconds.items():
-            self._telemetry.steps.labels(name).observe(value)
+    def oldest(self) -> float:
+        """Seconds that the longest work now done in a thread has taken so far; processes are killed in time."""
+        now = time.perf_counter()
+        return now - min(list(self._begun.values()), default=now)
+
+    async def segment(self, host: ModelHost, data: bytes, wish: Wish, patient: bool = False) -> tuple[Reply, Steps]:
+        """Segment the image file `data`. patient: wait for a turn however many wait."""
+        if wish.output == "dicom-seg":
+            return await self.series(host, [data], wish, patient)
+        reply, steps = await self._segment(host, data, wish, patient)
+        self._observe(steps)
         return reply, steps
 
-    async def _segment(self, host: ModelHost, data: bytes, wish: Wish) -> tuple[Reply, Steps]:
-        predictor, artifact = host.predictor, host.artifact
+    async def _segment(self, host: ModelHost, data: bytes, wish: Wish, patient: bool) -> tuple[Reply, Steps]:
         started = time.perf_counter()
-        (prepared, size, image), decode = await self._timed(
-            lambda: _decode(predictor, data, self._limits, wish.output == "overlay")
-        )
+        about = peek(data)
+        prepared, size, decoding = await self._prepare(host, data, about, patient)
         answer = await host.infer(prepared)
-        reply, encode = await self._timed(
-            lambda: _reply(
-                render(
-                    predictor.finish(answer.outputs, answer.index, size),
-                    artifact,
-                    wish.output,
-                    wish.threshold,
-                    wish.disagreement,
-                    image,
-                ),
-                wish,
-            )
-        )
-        return reply, _steps(started, decode, answer.engine, encode, answer.batch)
+        reply, encoding = await self._encode(host, answer, size, wish, data, about)
+        return reply, _steps(started, decoding, answer.engine, encoding, answer.batch)
 
-    async def series(self, host: ModelHost, files: Sequence[bytes], wish: Wish) -> tuple[Reply, Steps]:
-        """One DICOM SEG of a DICOM file, or of the slices of a series in their order. Raises ImageError or Problem."""
-        predictor = host.predictor
+    async def _prepare(self, host: ModelHost, data: bytes, about: Peek, patient: bool) -> tuple[np.ndarray, Size, float]:
+        """The image as the network takes it, its own size, and the seconds that took."""
+        spec = host.predictor.spec
+        if about.plain:
+            (prepared, size), seconds = await self._in_thread(lambda: prepare(spec, data, self._limits))
+            return prepared, size, seconds
+        done = await self.codecs.run("prepare", self._arguments(host), [data], memory=about.memory, patient=patient)
+        return _image(done.blobs[0], host), _size(done), done.seconds
+
+    async def _encode(
+        self, host: ModelHost, answer: Answer, size: Size, wish: Wish, data: bytes, about: Peek
+    ) -> tuple[Reply, float]:
+        artifact, outputs, index = host.artifact, answer.outputs, answer.index
+        pictured = wish.output == "overlay"
+        if size[0] * size[1] <= _THREAD_PIXELS and (about.plain or not pictured):
+            content, seconds = await self._in_thread(lambda: encode(artifact, outputs, index, size, wish, data, self._limits))
+            return Reply(content.media_type, content.data, None, len(content.data), content.gzipped), seconds
+        arrays = [array[index : index + 1] for array in (outputs.probability, outputs.disagreement) if array is not None]
+        arguments = {
+            **self._arguments(host),
+            "artifact": dataclasses.asdict(artifact),
+            "shapes": [array.shape for array in arrays],
+            "size": size,
+            "wish": dataclasses.asdict(wish),
+            "pictured": pictured,
+        }
+        blobs = [array.tobytes() for array in arrays]
+        memory = size[0] * size[1] * _ENCODE_BYTES
+        done = await self.codecs.run("encode", arguments, [*blobs, data] if pictured else blobs, memory=memory, begun=True)
+        return _received(done), done.seconds
+
+    async def series(self, host: ModelHost, files: Sequence[bytes], wish: Wish, patient: bool = False) -> tuple[Reply, Steps]:
+        """One DICOM SEG of a DICOM file, or of the slices of a series in their order."""
         started = time.perf_counter()
-        (prepared, sources), decode = await self._timed(lambda: _decode_series(predictor, files, self._limits))
-        entered = time.perf_counter()
-        answers = await host.infer_all(prepared)
-        engine = time.perf_counter() - entered
-        reply, encode = await self._timed(lambda: _segmentation(host, sources, answers, wish))
-        return reply, _steps(started, decode, engine, encode, max(answer.batch for answer in answers))
+        arguments = {**self._arguments(host), "together": dataclasses.asdict(self._together)}
+        memory = sum(peek(data).memory for data in files)
+        read = await self.codecs.run("prepare_series", arguments, files, memory=memory, patient=patient)
+        size, frames = _size(read), read.blobs
+        with self._held.take(sum(map(len, frames))):
+            entered = time.perf_counter()
+
+            async def one(place: int) -> tuple[bytes, int]:
+                answer = await host.infer(_image(frames[place], host))
+                frames[place] = b""
+                return (await self._in_thread(lambda: pack_mask(answer.outputs, answer.index, size, wish.threshold)))[
+                    0
+                ], answer.batch
+
+            masks = await gather_some([one(place) for place in range(len(frames))], host.max_batch)
+            engine = time.perf_counter() - entered
+        arguments = {
+            "artifact": dataclasses.asdict(host.artifact),
+            "masks": len(masks),
+            "size": size,
+            "threshold": wish.threshold,
+        }
+        memory = len(masks) * size[0] * size[1] * _SERIES_BYTES
+        made = await self.codecs.run(
+            "encode_series", arguments, [*(mask for mask, _ in masks), *files], memory=memory, begun=True
+        )
+        steps = _steps(started, read.seconds, engine, made.seconds, max(batch for _, batch in masks))
+        self._observe(steps)
+        return _received(made), steps
 
     async def warm_up(self, host: ModelHost) -> None:
-        """Decode, segment and encode one made-up image each way, so that no client waits for a lazy import."""
-        if importlib.util.find_spec("highdicom") is not None:  # the dicom extra: two seconds that nobody should wait for
-            await asyncio.to_thread(lambda: [importlib.import_module(name) for name in ("highdicom.seg", "pydicom.pixels")])
+        """Decode, segment and encode one made-up image each way, so that no client waits for what is loaded late."""
         grey = np.full((64, 64, 3), 127, np.uint8)
         for data in (encode_png(grey), cv2.imencode(".jpg", grey)[1].tobytes(), cv2.imencode(".tif", grey)[1].tobytes()):
             for output in ("json", "png"):
-                await self._segment(host, data, Wish(output, 0.5, False))
+                await self._segment(host, data, Wish(output, 0.5, False), patient=True)
 
-    async def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
+    def _arguments(self, host: ModelHost) -> dict[str, object]:
+        return {"spec": dataclasses.asdict(host.predictor.spec), "limits": dataclasses.asdict(self._limits)}
+
+    async def _in_thread(self, work: Callable[[], T]) -> tuple[T, float]:
+        """The result of `work`, and the seconds it took without waiting for a thread."""
+
         def timed() -> tuple[T, float]:
-            started = time.perf_counter()
-            return work(), time.perf_counter() - started
+            started = self._begun[get_ident()] = time.perf_counter()
+            try:
+                return work(), time.perf_counter() - started
+            finally:
+                del self._begun[get_ident()]
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
 
+    def _observe(self, steps: Steps) -> None:
+        for name, value in steps.seconds.items():
+            self._telemetry.steps.labels(name).observe(value)
+
     def close(self) -> None:
+        self.codecs.close()
         self._threads.shutdown(wait=True)
 
 
-def _decode(predictor: Predictor, data: bytes, limits: Limits, keep: bool) -> tuple[np.ndarray, Size, np.ndarray | None]:
-    """The image as the network takes it, its own (height, width), and, where wanted, its pixels in 8 bit for a picture."""
-    spec = predictor.spec
-    image = decode_image(data, spec.channels, limits, spec.dtype)
-    prepared, size = predictor.prepare(image), (image.shape[0], image.shape[1])
-    if keep and spec.dtype != "uint8":
-        image = decode_image(data, spec.channels, limits)
-    return prepared, size, image if keep else None
+def _image(blob: bytes, host: ModelHost) -> np.ndarray:
+    spec = host.predictor.spec
+    return np.frombuffer(blob, spec.dtype).reshape(spec.size, spec.size, spec.channels)
 
 
-def _decode_series(predictor: Predictor, files: Sequence[bytes], limits: Limits) -> tuple[list[np.ndarray], list[Dataset]]:
-    from gazeseg_serve.dicom import decode_frames, read_dataset
-    from gazeseg_serve.dicom_seg import check_series
-
-    if not all(is_dicom(data) for data in files):
-        raise UnsupportedImage("a DICOM SEG refers to DICOM images; send DICOM, or ask for another output")
-    sources = [read_dataset(data, limits) for data in files]
-    check_series(sources)
-    prepared: list[np.ndarray] = []
-    spec = predictor.spec
-    for source in sources:
-        prepared += [predictor.prepare(with_channels(frame, spec.channels)) for frame in decode_frames(source, spec.dtype)]
-        del source.PixelData  # a series can be large, and the SEG needs the rest alone
-    return prepared, sources
+def _size(done: Done) -> Size:
+    height, width = done.header["size"]
+    return int(height), int(width)
 
 
-def _segmentation(host: ModelHost, sources: list[Dataset], answers: Sequence[Answer], wish: Wish) -> Reply:
-    from gazeseg_serve.dicom_seg import segmentation
-
-    size = int(sources[0].Rows), int(sources[0].Columns)
-    masks = [host.predictor.finish(answer.outputs, answer.index, size).mask(wish.threshold) for answer in answers]
-    return Reply(segmentation(sources, np.stack(masks), host.artifact, wish.threshold), MEDIA_TYPES["dicom-seg"])
-
-
-def _reply(rendered: Rendered, wish: Wish) -> Reply:
-    if wish.gzip and rendered.media_type == "application/json" and len(rendered.content) >= _GZIP_FROM:
-        return Reply(gzip.compress(rendered.content, 5, mtime=0), rendered.media_type, gzipped=True)
-    return Reply(rendered.content, rendered.media_type)
+def _received(done: Done) -> Reply:
+    media_type, gzipped = str(done.header["media_type"]), bool(done.header["gzipped"])
+    if done.file is not None:
+        return Reply(media_type, b"", done.file, int(done.header["file"]), gzipped)
+    return Reply(media_type, done.blobs[0], None, len(done.blobs[0]), gzipped)
 
 
 def _steps(started: float, decode: float, engine: float, encode: float, batch: int) -> Steps:
     total = time.perf_counter() - started
-    return Steps(
-        {
-            "decode": decode,
-            "wait": max(0.0, total - decode - engine - encode),
-            "engine": engine,
-            "encode": encode,
-            "total": total,
-        },
-        batch,
-    )
+    seconds = {
+        "decode": decode,
+        "wait": max(0.0, total - decode - engine - encode),
+        "engine": engine,
+        "encode": encode,
+        "total": total,
+    }
+    return Steps(seconds, batch)

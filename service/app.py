@@ -23,15 +23,15 @@ from bentoml._internal import server as bentoml_server
 from bentoml._internal.marshal.dispatcher import CorkDispatcher, NonBlockSema, Optimizer
 from starlette.types import Receive, Scope, Send
 
+from .connection import guard_connections
 from .drain import drain_on_sigterm
 from .edge import Edge
-from .head_limits import guard_heads
 from .model_host import Answer, Job, RunBatch
+from .plain_errors import ProblemsOnly
 from .problems import busy
 from .routes import create_api
 from .runtime import Runtime
 from .settings import Settings
-from .shortcut import Shortcut
 from .telemetry import configure_logging
 
 _LOOK_SECONDS = 0.003
@@ -88,11 +88,12 @@ class Service(bentoml.Service[Any]):
         """
         whole, edge = super().to_asgi(is_main), self.mount_apps[0][0]
         if os.environ["OTEL_SDK_DISABLED"].lower() != "true":
-            return whole
+            return ProblemsOnly(whole)
+        others = ProblemsOnly(whole)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             short = scope["type"] == "http" and scope["path"].startswith("/v1/")
-            await (edge if short else whole)(scope, receive, send)
+            await (edge if short else others)(scope, receive, send)
 
         return app
 
@@ -125,14 +126,13 @@ def _give_up() -> NoReturn:
 def build(settings: Settings) -> bentoml.Service[Any]:
     """The service for these settings; nothing is loaded before it starts. Raises ConfigError for an empty key file."""
     runtime = Runtime(settings, AdaptiveBatching)
-    api = Shortcut(create_api(runtime, SWAGGER_UI), runtime)
-    edge = Edge(api, settings, runtime.telemetry, runtime.keys, runtime.admission)
+    edge = Edge(create_api(runtime, SWAGGER_UI), runtime)
 
     class Gazeseg:
         @bentoml.on_startup
         async def start(self) -> None:
             runtime.start()
-            guard_heads(runtime)
+            guard_connections(runtime)
             drain_on_sigterm(runtime)
 
         @bentoml.on_shutdown

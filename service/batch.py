@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import dataclasses
-import json
-import tempfile
-import zipfile
+import time
 from collections.abc import AsyncIterator
-from typing import IO, Any
+from typing import Any
 
 from fastapi import FastAPI, Request
-from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response, StreamingResponse
 
 from gazeseg_serve.errors import ImageError, MissingExtraError
 from gazeseg_serve.names import answer_names, distinct_names, sent_name
 from gazeseg_serve.outputs import SUFFIXES
 
-from .answering import Reply, Wish
-from .cancel import gather_some
+from .archive import Item, json_lines, zipped
+from .cancel import in_order
+from .codec_tasks import Wish
+from .edge import Visit
 from .model_host import ModelHost
-from .negotiate import content_type, slow_body
+from .negotiate import read_form
 from .problems import REFUSALS, Problem, of_image
 from .runtime import Runtime
-from .segment import BINARY, Disagreement, Name, Output, Threshold, answer_headers, make_wish, within_time
+from .segment import BINARY, Disagreement, Name, Output, Threshold, answer, make_wish, while_wanted
 
 _REQUEST_BODY = {
     "requestBody": {
@@ -54,17 +52,6 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
         "content": {"application/zip": BINARY, "application/jsonl": BINARY, "application/dicom": BINARY},
     }
 }
-_CHUNK = 256 * 1024
-_IN_MEMORY = 16 * 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class _Item:
-    """One image of the batch: its answer, or the problem with it."""
-
-    name: str
-    reply: Reply | None
-    problem: Problem | None
 
 
 def add_batch(api: FastAPI, runtime: Runtime) -> None:
@@ -90,39 +77,40 @@ async def _batch(
     artifact = host.artifact
     # Parts of an archive are never compressed one by one.
     wish = dataclasses.replace(make_wish(request, artifact, output or "png", threshold, disagreement), gzip=False)
-    request.scope["gazeseg.model"] = artifact.id[:12]
-    seconds = runtime.settings.batch_seconds
-    with runtime.admission.enter(request.scope["gazeseg.client"]):
-        try:
-            async with asyncio.timeout(seconds):
-                form = await _read_form(request, runtime.settings.max_images)
-        except TimeoutError:
-            raise slow_body(seconds) from None
-        try:
-            files = _files(form)
-            if wish.output == "dicom-seg":
-                contents = [await file.read() for _, file in files]
-                reply, steps = await within_time(runtime, request, runtime.pipeline.series(host, contents, wish), seconds)
-                return Response(reply.content, media_type=reply.media_type, headers=answer_headers(artifact, steps))
-            items = await within_time(runtime, request, _segment_all(runtime, host, files, wish), seconds)
-        finally:
-            await form.close()
+    visit: Visit = request.scope["gazeseg.visit"]
+    visit.model = artifact.id[:12]
+    visit.enter()
+    form = await read_form(request, runtime.settings.batch_seconds, runtime.settings.max_images)
+    try:
+        files = _files(form)
+        if wish.output == "dicom-seg":
+            return await _series(runtime, host, request, files, wish)
+    except BaseException:
+        await form.close()
+        raise
+    items = _segment_all(runtime, host, form, files, wish)
     headers = {"X-Model-Id": artifact.id}
     if wish.output == "json":
-        return Response(_json_lines(items), media_type="application/jsonl", headers=headers)
-    archive = await run_in_threadpool(_zip, items, artifact.id, wish)
-    return StreamingResponse(
-        _chunks(archive), media_type="application/zip", headers=headers, background=BackgroundTask(archive.close)
-    )
+        return StreamingResponse(json_lines(items), media_type="application/jsonl", headers=headers)
+    names = [name for name, _ in files]
+    entries = dict(zip(names, answer_names(names, SUFFIXES[wish.output]), strict=True))
+    archive = zipped(items, entries, {"model": artifact.id, "threshold": wish.threshold})
+    return StreamingResponse(archive, media_type="application/zip", headers=headers)
 
 
-async def _read_form(request: Request, max_images: int) -> Any:
-    if content_type(request) != "multipart/form-data":
-        raise Problem(415, "unsupported-media-type", "send multipart/form-data with one field 'image' an image")
-    return await request.form(max_files=max_images, max_fields=8)
+async def _series(
+    runtime: Runtime, host: ModelHost, request: Request, files: list[tuple[str, UploadFile]], wish: Wish
+) -> Response:
+    contents = []
+    for _, file in files:
+        contents.append(await file.read())
+        await file.close()
+    work = runtime.pipeline.series(host, contents, wish)
+    reply, steps = await while_wanted(runtime, request, work, runtime.settings.batch_seconds)
+    return answer(request, host.artifact, reply, steps)
 
 
-def _files(form: Any) -> list[tuple[str, UploadFile]]:
+def _files(form: FormData) -> list[tuple[str, UploadFile]]:
     """Every image file under a name of its own that is safe in an archive. Raises Problem 400 where there is none."""
     files = [value for value in form.getlist("image") if isinstance(value, UploadFile)]
     if not files:
@@ -131,47 +119,27 @@ def _files(form: Any) -> list[tuple[str, UploadFile]]:
     return list(zip(names, files, strict=True))
 
 
-async def _segment_all(runtime: Runtime, host: ModelHost, files: list[tuple[str, UploadFile]], wish: Wish) -> list[_Item]:
+async def _segment_all(
+    runtime: Runtime, host: ModelHost, form: FormData, files: list[tuple[str, UploadFile]], wish: Wish
+) -> AsyncIterator[Item]:
     """Every image, a few at a time, so that one batch does not fill the engine's queue for everyone else."""
+    seconds = runtime.settings.batch_seconds
+    end = time.monotonic() + seconds
 
-    async def one(name: str, file: UploadFile) -> _Item:
+    async def one(name: str, file: UploadFile) -> Item:
         try:
-            reply, _ = await runtime.pipeline.segment(host, await file.read(), wish)
+            async with runtime.within(end - time.monotonic(), seconds):
+                reply, _ = await runtime.pipeline.segment(host, await file.read(), wish, patient=True)
+                await file.close()
         except (ImageError, MissingExtraError) as error:
-            return _Item(name, None, of_image(error))
-        return _Item(name, reply, None)
+            return Item(name, None, of_image(error))
+        except Problem as problem:
+            return Item(name, None, problem)
+        return Item(name, reply, None)
 
-    return await gather_some([one(name, file) for name, file in files], host.max_batch)
-
-
-def _json_lines(items: list[_Item]) -> bytes:
-    lines = []
-    for item in items:
-        body = json.loads(item.reply.content) if item.reply else {"error": _error(item.problem)}
-        lines.append(json.dumps({"name": item.name, **body}) + "\n")
-    return "".join(lines).encode()
-
-
-def _error(problem: Problem | None) -> dict[str, Any] | None:
-    return None if problem is None else {"status": problem.status, "code": problem.code, "detail": problem.detail}
-
-
-def _zip(items: list[_Item], model: str, wish: Wish) -> IO[bytes]:
-    """An archive, on disk once it is large: a file an image, and what became of each in index.json."""
-    archive = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed when the answer has been sent
-    index = []
-    names = answer_names([item.name for item in items], SUFFIXES[wish.output])
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
-        for item, name in zip(items, names, strict=True):
-            if item.reply is not None:
-                packed.writestr(name, item.reply.content)
-            file = None if item.reply is None else name
-            index.append({"name": item.name, "file": file, "error": _error(item.problem)})
-        packed.writestr("index.json", json.dumps({"model": model, "threshold": wish.threshold, "images": index}, indent=2))
-    archive.seek(0)
-    return archive
-
-
-async def _chunks(archive: IO[bytes]) -> AsyncIterator[bytes]:
-    while chunk := await run_in_threadpool(archive.read, _CHUNK):
-        yield chunk
+    try:
+        async with contextlib.aclosing(in_order([one(name, file) for name, file in files], host.max_batch)) as items:
+            async for item in items:
+                yield item
+    finally:
+        await form.close()

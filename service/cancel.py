@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -48,6 +49,24 @@ async def gather_some(works: Sequence[Coroutine[Any, Any, T]], at_once: int) -> 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # a work that is closed before would not see its cancellation
         for work in works:
+            work.close()  # one that was never begun would complain of it
+
+
+async def in_order(works: Sequence[Coroutine[Any, Any, T]], at_once: int) -> AsyncGenerator[T, None]:
+    """The results of all `works` in their order, `at_once` begun and not yet taken at most. Closing it cancels the rest."""
+    waiting = deque(works)
+    begun: deque[asyncio.Future[T]] = deque()
+    try:
+        while waiting or begun:
+            while waiting and len(begun) < at_once:
+                begun.append(asyncio.ensure_future(waiting.popleft()))
+            yield await begun[0]
+            begun.popleft()
+    finally:
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)
+        for work in waiting:
             work.close()  # one that was never begun would complain of it
 
 

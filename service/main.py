@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from .settings import Settings
+from .settings import load_settings
 
-settings = Settings()
+settings = load_settings()
 if settings.workers == 1:
     # BentoML asks for metrics in shared files, which is read at the first import of Prometheus' client; a process that
     # is the only one counts faster in its own memory.

@@ -84,6 +84,7 @@ class ModelHost:
             self._free_threads.put_nowait(thread)
         self._waiting = 0
         self._largest = 0
+        self._begun: dict[ThreadPoolExecutor, float] = {}
         self._predictor: Predictor | None = None
         self.warm = False
 
@@ -154,11 +155,12 @@ class ModelHost:
         if not live:
             return [None] * len(jobs)
         thread = await self._free_threads.get()
-        started = time.perf_counter()
+        started = self._begun[thread] = time.perf_counter()
         try:
             loop = asyncio.get_running_loop()
             outputs, seconds = await loop.run_in_executor(thread, self._timed, [job.pixels for job in live])
         finally:
+            del self._begun[thread]
             self._free_threads.put_nowait(thread)
         self._largest = max(self._largest, len(live))
         if self.warm:
@@ -173,6 +175,11 @@ class ModelHost:
         started = time.perf_counter()
         outputs = self.predictor.run(pixels)
         return outputs, time.perf_counter() - started
+
+    def oldest(self) -> float:
+        """Seconds that the longest run of the engine now under way has taken."""
+        now = time.perf_counter()
+        return now - min(self._begun.values(), default=now)
 
     def _set_waiting(self, change: int) -> None:
         self._waiting += change

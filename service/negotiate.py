@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 
-from starlette.datastructures import UploadFile
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from gazeseg_serve.outputs import FORMATS, MEDIA_TYPES
 
-from .problems import Problem
+from .problems import Problem, storage_full
+
+log = logging.getLogger("gazeseg_serve.service")
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/tiff", "application/dicom", "application/octet-stream")
 _HASH_INLINE = 256 * 1024  # bytes that are hashed faster than a thread is woken
@@ -45,17 +49,39 @@ async def read_image(request: Request, seconds: float) -> bytes:
             f"Content-Type {kind or 'missing'!r} is not accepted; send "
             f"multipart/form-data with a field 'image', or a raw body as {', '.join(IMAGE_TYPES)}",
         )
+    if kind != "multipart/form-data":
+        try:
+            async with asyncio.timeout(seconds):
+                return await request.body()
+        except TimeoutError:
+            raise slow_body(seconds) from None
+    form = await read_form(request, seconds, max_files=1)
+    try:
+        image = form.get("image")
+        if not isinstance(image, UploadFile):
+            raise Problem(400, "no-image", "the form has no file field 'image'; send it as -F image=@FILE")
+        return await image.read()
+    finally:
+        await form.close()
+
+
+async def read_form(request: Request, seconds: float, max_files: int) -> FormData:
+    """The form, to be closed by the caller. Raises Problem 400, 408, 413, 415 or 507 (no room for temporary files)."""
+    if content_type(request) != "multipart/form-data":
+        raise Problem(415, "unsupported-media-type", "send multipart/form-data with one field 'image' an image")
+    # The names of fields would be decoded by it, and some of Python's codecs take minutes for a megabyte.
+    _, parameters = parse_options_header(request.headers["content-type"])
+    charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise Problem(415, "unsupported-charset", f"a form in charset {charset[:32]!r} is not accepted; send it in utf-8")
     try:
         async with asyncio.timeout(seconds):
-            if kind != "multipart/form-data":
-                return await request.body()
-            async with request.form(max_files=1, max_fields=8) as form:
-                image = form.get("image")
-                if not isinstance(image, UploadFile):
-                    raise Problem(400, "no-image", "the form has no file field 'image'; send it as -F image=@FILE")
-                return await image.read()
+            return await request.form(max_files=max_files, max_fields=8)
     except TimeoutError:
         raise slow_body(seconds) from None
+    except OSError as error:  # files over a megabyte are kept in TMPDIR
+        log.warning("a form cannot be kept: %s", error.strerror or type(error).__name__)
+        raise storage_full() from None
 
 
 def slow_body(seconds: float) -> Problem:

@@ -51,11 +51,12 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         408: "the body came too slowly",
         412: "the answer would be the one with that ETag",
         413: "too many bytes or pixels",
-        415: "not a format that is accepted",
+        415: "not a format or a charset that is accepted",
         422: "a parameter or an image that cannot be used",
         429: "over this client's share; see Retry-After",
         503: "full, starting or shutting down; see Retry-After",
         504: "not answered in time",
+        507: "no room for temporary files",
     }.items()
 }
 
@@ -71,11 +72,18 @@ class Problem(Exception):
         """What RFC 9457 calls a problem details object."""
         return {
             "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
+            "title": _phrase(self.status),
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
         }
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:  # 499, which nobody reads but the log
+        return "Client Closed Request"
 
 
 def busy(code: str, detail: str, retry_after: int = 1, status: int = 503) -> Problem:
@@ -83,8 +91,19 @@ def busy(code: str, detail: str, retry_after: int = 1, status: int = 503) -> Pro
     return Problem(status, code, detail, {"Retry-After": str(retry_after)})
 
 
+def storage_full() -> Problem:
+    """For an OSError where a body or an answer should be kept in the folder for temporary files."""
+    detail = "the service has no room for temporary files; make room in its TMPDIR, or send a smaller file"
+    return Problem(507, "storage-full", detail, {"Retry-After": "30"})
+
+
 def internal_error() -> Problem:
     return Problem(500, "internal-error", "an unexpected error; the log has it under the request id")
+
+
+def of_status(status: int, detail: str, headers: dict[str, str]) -> Problem:
+    """The problem that another layer's bare status says; its code is the status's own words."""
+    return Problem(status, _phrase(status).lower().replace(" ", "-"), detail or _phrase(status), headers)
 
 
 def of_image(error: ImageError | MissingExtraError) -> Problem:
@@ -111,9 +130,7 @@ def of_error(error: Exception, request_id: str) -> Response:
     if isinstance(error, ImageError | MissingExtraError):
         return response(of_image(error), request_id)
     if isinstance(error, HTTPException):
-        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-        problem = Problem(error.status_code, code, str(error.detail), dict(error.headers or {}))
-        return response(problem, request_id)
+        return response(of_status(error.status_code, str(error.detail), dict(error.headers or {})), request_id)
     if isinstance(error, FormParserError):  # Starlette before 1.0 lets the form parser's own error through
         return response(Problem(400, "bad-request", f"the form is malformed: {error}"), request_id)
     return Response(status_code=499)

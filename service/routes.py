@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -18,6 +17,7 @@ from .batch import add_batch
 from .problems import REFUSALS
 from .runtime import Runtime
 from .segment import Name, add_segment
+from .strict import StrictRoute
 
 PAGE = Path(__file__).parent / "page"
 
@@ -33,14 +33,7 @@ def create_api(runtime: Runtime, docs_assets: Path) -> FastAPI:
         description="Segmentation of medical images by models trained from gaze.",
     )
     problems.install(api)
-    if runtime.settings.cors_origins:
-        api.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(runtime.settings.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key", "Content-Type"],
-            expose_headers=["X-Model-Id", "X-Request-Id", "X-Batch-Size", "Server-Timing", "ETag"],
-        )
+    api.router.route_class = StrictRoute
     add_segment(api, runtime)
     add_batch(api, runtime)
     _add_about(api, runtime)
@@ -96,8 +89,8 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
 def _add_pages(api: FastAPI, assets: Path) -> None:
     """The page to try it at `/` and the documentation at `/docs`; both load everything from here."""
     own = "default-src 'none'; script-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; "
-    api.mount("/page", StaticFiles(directory=PAGE))
-    api.mount("/docs/assets", StaticFiles(directory=assets))
+    api.mount("/page", StaticFiles(directory=PAGE, follow_symlink=True))
+    api.mount("/docs/assets", StaticFiles(directory=assets, follow_symlink=True))
 
     @api.get("/", include_in_schema=False)
     async def page() -> Response:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Header, Query, Request
 from fastapi import Path as InPath
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from gazeseg_serve import outputs
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.errors import ConfigError
 
-from .answering import Steps, Wish
+from .answering import Reply, Steps
+from .archive import content
 from .cancel import ClientGone, while_connected
+from .codec_tasks import Wish
+from .edge import Visit
 from .model_host import ModelHost
 from .negotiate import IMAGE_TYPES, entity_tag, matches, output_for, read_image, takes_gzip
 from .problems import REFUSALS, Problem
@@ -94,20 +96,16 @@ async def segment_one(
     """What both routes do. Raises what `problems.of_error` answers."""
     artifact = host.artifact
     wish = make_wish(request, artifact, output, threshold, disagreement)
-    request.scope["gazeseg.model"] = artifact.id[:12]
-    with runtime.admission.enter(request.scope["gazeseg.client"]):
-        data = await read_image(request, runtime.settings.read_seconds)
-        tag = await entity_tag(artifact.id, repr(wish), data)
-        if matches(request.headers.get("if-none-match", ""), tag):
-            raise Problem(412, "same-answer", "the answer would be the one with this ETag", {"ETag": tag})
-        reply, steps = await within_time(
-            runtime, request, runtime.pipeline.segment(host, data, wish), runtime.settings.timeout_seconds
-        )
-    request.scope["gazeseg.steps"] = {step: round(value, 6) for step, value in steps.seconds.items()}
-    encoding = {"Content-Encoding": "gzip"} if reply.gzipped else {}
-    return Response(
-        reply.content, media_type=reply.media_type, headers={**answer_headers(artifact, steps), "ETag": tag, **encoding}
-    )
+    visit: Visit = request.scope["gazeseg.visit"]
+    visit.model = artifact.id[:12]
+    visit.enter()
+    data = await read_image(request, runtime.settings.read_seconds)
+    tag = await entity_tag(artifact.id, repr(wish), data)
+    if matches(request.headers.get("if-none-match", ""), tag):
+        raise Problem(412, "same-answer", "the answer would be the one with this ETag", {"ETag": tag})
+    work = runtime.pipeline.segment(host, data, wish)
+    reply, steps = await while_wanted(runtime, request, work, runtime.settings.timeout_seconds)
+    return answer(request, artifact, reply, steps, {"ETag": tag})
 
 
 def make_wish(request: Request, artifact: Artifact, output: str | None, threshold: float | None, disagreement: bool) -> Wish:
@@ -120,23 +118,30 @@ def make_wish(request: Request, artifact: Artifact, output: str | None, threshol
     return Wish(output, artifact.threshold if threshold is None else threshold, disagreement, takes_gzip(request))
 
 
-async def within_time(runtime: Runtime, request: Request, work: Coroutine[Any, Any, T], seconds: float) -> T:
-    """Await `work` while the client waits, and no longer than `seconds`. Raises Problem 504 or ClientGone."""
+async def while_wanted(runtime: Runtime, request: Request, work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Await `work` while the client waits, and no longer than `seconds`. Raises Problem 504 or 503, or ClientGone."""
     try:
-        async with asyncio.timeout(seconds):
+        async with runtime.within(seconds):
             return await while_connected(request, work)
     except ClientGone:
         runtime.telemetry.shed.labels("client-gone").inc()
         raise
-    except TimeoutError:
-        runtime.telemetry.shed.labels("timeout").inc()
-        raise Problem(504, "timeout", f"no answer within {seconds:g} s") from None
 
 
-def answer_headers(artifact: Artifact, steps: Steps) -> dict[str, str]:
-    return {
+def answer(
+    request: Request, artifact: Artifact, reply: Reply, steps: Steps, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The reply as a response: from memory, or, where it is large, from its file."""
+    request.scope["gazeseg.visit"].steps = {step: round(value, 6) for step, value in steps.seconds.items()}
+    told = {
         "X-Model-Id": artifact.id,
         "Server-Timing": steps.server_timing(),
         "X-Batch-Size": str(steps.batch),
         "Vary": "Accept, Accept-Encoding",
+        **(headers or {}),
+        **({"Content-Encoding": "gzip"} if reply.gzipped else {}),
     }
+    if reply.file is None:
+        return Response(reply.content, media_type=reply.media_type, headers=told)
+    told["Content-Length"] = str(reply.size)
+    return StreamingResponse(content(reply), media_type=reply.media_type, headers=told)

@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.service.app import build
+from gazeseg_serve.service.plain_errors import ProblemsOnly
 from gazeseg_serve.service.settings import Settings
 
 
@@ -237,8 +238,9 @@ def test_with_tracing_on_requests_go_through_bentomls_layers(folder: Path, monke
     monkeypatch.setenv("OTEL_SDK_DISABLED", "false")
     traced = build(Settings(artifact=folder))
     app = traced.to_asgi(is_main=True)
-    assert isinstance(app, Starlette)
-    assert any("OpenTelemetry" in layer.cls.__name__ for layer in app.user_middleware)
+    assert isinstance(app, ProblemsOnly)
+    assert isinstance(app.app, Starlette)
+    assert any("OpenTelemetry" in layer.cls.__name__ for layer in app.app.user_middleware)
     with TestClient(app) as client:
         wait_until_ready(client)
         assert client.post("/v1/segment", files={"image": encoded()}).status_code == 200

@@ -19,7 +19,7 @@ from serving import encoded, problem, serve, wait_until_ready
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.service.app import SWAGGER_UI
 from gazeseg_serve.service.edge import Edge
-from gazeseg_serve.service.limits import Keys
+from gazeseg_serve.service.keys import Keys
 from gazeseg_serve.service.model_host import Answer, Job, RunBatch
 from gazeseg_serve.service.routes import create_api
 from gazeseg_serve.service.runtime import Runtime
@@ -53,7 +53,7 @@ async def served(folder: Path, **settings: Any) -> AsyncIterator[tuple[httpx.Asy
     gate = Gate()
     chosen = Settings(artifact=folder, max_batch=1, **settings)
     runtime = Runtime(chosen, gate)
-    edge = Edge(create_api(runtime, SWAGGER_UI), chosen, runtime.telemetry, runtime.keys, runtime.admission)
+    edge = Edge(create_api(runtime, SWAGGER_UI), runtime)
     runtime.start()
     while not runtime.is_ready():
         assert runtime.is_alive()
@@ -229,7 +229,7 @@ def test_a_bug_is_a_500_problem_and_the_next_request_is_served(
         async with served(folder) as (client, gate, runtime, _):
             gate.open.set()
             with monkeypatch.context() as patched:
-                patched.setattr("gazeseg_serve.service.answering.render", broken)
+                patched.setattr("gazeseg_serve.service.codec_tasks.render", broken)
                 response = await post(client)
             body = problem(response, 500, "internal-error")
             assert "bug" not in str(body)

@@ -35,15 +35,16 @@ def serve(
     from ..default_model import default_artifact
     from ..service.launch import serve as run
 
-    if artifact is None and not (model or os.environ.get("GAZESEG_ARTIFACT") or os.environ.get("GAZESEG_MODELS")):
+    named = any(os.environ.get(f"GAZESEG_{name}") for name in ("ARTIFACT", "MODELS", "SETTINGS"))
+    if artifact is None and not model and not named:
         artifact = default_artifact()
     run(
         {
             "artifact": artifact,
             "device": device,
-            "models": ",".join(model) if model else None,
+            "models": model or None,
             "workers": workers,
-            "api_keys": ",".join(api_key) if api_key else None,
+            "api_keys": api_key or None,
             "api_keys_file": api_keys_file,
             "max_queue": max_queue,
         },

@@ -1,0 +1,138 @@
+"""What is done to a file beside the engine: decode it for the network, and encode what the network said of it.
+
+The same functions run in the service's threads, for small plain files, and in processes that can be killed, for all
+others (codec_process.py). Nothing here keeps state.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from gazeseg_serve.contract import Artifact, InputSpec
+from gazeseg_serve.engines.base import Engine, Outputs
+from gazeseg_serve.errors import ImageTooLarge, UnsupportedImage
+from gazeseg_serve.imaging import decode_image, is_dicom
+from gazeseg_serve.outputs import render
+from gazeseg_serve.pixels import Limits, with_channels
+from gazeseg_serve.predictor import Predictor
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Size = tuple[int, int]
+_GZIP_FROM = 1024  # bytes; under it the header costs more than is saved
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the client asked for; `gzip` where a JSON answer may be compressed."""
+
+    output: str
+    threshold: float
+    disagreement: bool
+    gzip: bool = False
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of an answer and their media type."""
+
+    data: bytes
+    media_type: str
+    gzipped: bool = False
+
+
+@dataclass(frozen=True)
+class SeriesLimits:
+    """What the files of one series may hold together."""
+
+    frames: int
+    pixels: int
+
+
+def prepare(spec: InputSpec, data: bytes, limits: Limits) -> tuple[np.ndarray, Size]:
+    """An image file as the network takes it, `(size, size, C)`, and its own (height, width). Raises ImageError."""
+    image = decode_image(data, spec.channels, limits, spec.dtype)
+    return _predictor(spec).prepare(image), (image.shape[0], image.shape[1])
+
+
+def encode(artifact: Artifact, outputs: Outputs, index: int, size: Size, wish: Wish, data: bytes, limits: Limits) -> Content:
+    """The answer to `wish` for item `index` of the engine's outputs. An overlay decodes the file `data` once more:
+    an image that is kept while others are worked on costs more than that.
+    """
+    picture = decode_image(data, artifact.input.channels, limits) if wish.output == "overlay" else None
+    rendered = render(Predictor.finish(outputs, index, size), artifact, wish.output, wish.threshold, wish.disagreement, picture)
+    if wish.gzip and rendered.media_type == "application/json" and len(rendered.content) >= _GZIP_FROM:
+        return Content(gzip.compress(rendered.content, 5, mtime=0), rendered.media_type, gzipped=True)
+    return Content(rendered.content, rendered.media_type)
+
+
+def prepare_series(
+    spec: InputSpec, files: Iterable[bytes], limits: Limits, together: SeriesLimits
+) -> tuple[list[np.ndarray], Size]:
+    """Every frame of a DICOM file, or of the slices of a series in their order, as the network takes it.
+
+    `files` is gone through once. Counted are the frames and pixels that all headers announce, before any is decoded.
+    Raises ImageError.
+    """
+    from gazeseg_serve.dicom import decode_frames, frame_count, read_dataset
+    from gazeseg_serve.dicom_seg import check_series
+
+    sources: list[Dataset] = []
+    frames = pixels = 0
+    for data in files:
+        if not is_dicom(data):
+            raise UnsupportedImage("a DICOM SEG refers to DICOM images; send DICOM, or ask for another output")
+        source = read_dataset(data, limits)
+        frames += frame_count(source)
+        pixels += frame_count(source) * int(source.Rows) * int(source.Columns)
+        if frames > together.frames or pixels > together.pixels:
+            raise ImageTooLarge(
+                f"the series has more than {together.frames} frames or {together.pixels} pixels in all, which "
+                "are the limits; send it in parts"
+            )
+        sources.append(source)
+    check_series(sources)
+    size = int(sources[0].Rows), int(sources[0].Columns)
+    predictor, prepared = _predictor(spec), []
+    for place, source in enumerate(sources):
+        prepared += [predictor.prepare(with_channels(frame, spec.channels)) for frame in decode_frames(source, spec.dtype)]
+        sources[place] = None  # type: ignore[call-overload]  # its pixels are no longer needed
+        del source
+    return prepared, size
+
+
+def pack_mask(outputs: Outputs, index: int, size: Size, threshold: float) -> bytes:
+    """The labels `(H, W)` uint8 of one frame, compressed: a series is long, and its masks are mostly background."""
+    return zlib.compress(Predictor.finish(outputs, index, size).mask(threshold).tobytes(), 1)
+
+
+def encode_series(artifact: Artifact, files: Iterable[bytes], masks: Sequence[bytes], size: Size, threshold: float) -> bytes:
+    """The DICOM SEG of the masks that `pack_mask` made, for the files that they were made of. Raises ImageError."""
+    from gazeseg_serve.dicom_seg import segmentation
+
+    headers = [_header(data) for data in files]
+    labels = np.empty((len(masks), *size), np.uint8)
+    for place, mask in enumerate(masks):
+        labels[place] = np.frombuffer(zlib.decompress(mask), np.uint8).reshape(size)
+    return segmentation(headers, labels, artifact, threshold)
+
+
+def _header(data: bytes) -> Dataset:
+    """All but the pixels of a file that has been read whole before."""
+    import io
+
+    import pydicom
+
+    return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+
+
+def _predictor(spec: InputSpec) -> Predictor:
+    """One that only prepares images: it has no engine."""
+    return Predictor(cast(Engine, None), spec)

@@ -1,0 +1,54 @@
+"""Log lines on their way to stderr, by a thread of its own: a pipe that nobody reads must not stop the service."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+from collections import deque
+from typing import TextIO
+
+_LINES = 10_000  # that wait; over it the newest are dropped and counted
+_LAST_SECONDS = 1.0  # for the lines that wait when the process ends
+
+
+class LogWriter(logging.Handler):
+    """Formats a record at once and writes it later, in order. Where lines were dropped, the next one written says how many."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: deque[str] = deque()
+        self._something, self._nothing = threading.Event(), threading.Event()
+        self._nothing.set()
+        self.dropped = self._told = 0
+        threading.Thread(target=self._write_on, name="log", daemon=True).start()
+        atexit.register(self._last_lines)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self._lines) >= _LINES:
+            self.dropped += 1
+            return
+        if missing := self.dropped - self._told:
+            self._told = self.dropped
+            notice = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d log lines were dropped", (missing,), None)
+            self._lines.append(self.format(notice))
+        self._lines.append(self.format(record))
+        self._nothing.clear()
+        self._something.set()
+
+    def _write_on(self) -> None:
+        while True:
+            self._something.wait()
+            self._something.clear()
+            while self._lines:
+                lines = [self._lines.popleft() for _ in range(len(self._lines))]
+                try:
+                    self._stream.write("".join(line + "\n" for line in lines))
+                    self._stream.flush()
+                except (OSError, ValueError):  # nobody reads any more, the disk is full, or the stream is closed
+                    self.dropped += len(lines)
+            self._nothing.set()
+
+    def _last_lines(self) -> None:
+        self._nothing.wait(_LAST_SECONDS)

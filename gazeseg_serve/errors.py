@@ -94,6 +94,7 @@ _EXTRAS = {
         "skimage",
         "tensorboard",
     ),
+    "gaze": ("openpyxl", "pyxdf"),
     "export": ("onnx", "onnxscript"),
     "serve": ("bentoml", "_bentoml_impl", "fastapi", "starlette", "pycocotools", "pydantic_settings"),
     "cpu": ("onnxruntime",),

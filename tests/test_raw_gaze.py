@@ -8,10 +8,12 @@ import pytest
 
 from gazeseg_serve.errors import ConfigError, DatasetError
 from gazeseg_serve.png import encode_png
-from gazeseg_serve.training.gaze import fixations as fx
+from gazeseg_serve.training.gaze import gazemedseg
+from gazeseg_serve.training.gaze import scan_paths as fx
 from gazeseg_serve.training.gaze.detection import Detection, Monitor, detect
-from gazeseg_serve.training.gaze.raw_samples import fit, load_mapping, read_samples
-from gazeseg_serve.training.gaze.sources import find_gaze, image_size, read_gaze
+from gazeseg_serve.training.gaze.mapping import fit, load_mapping
+from gazeseg_serve.training.gaze.names import ImageNames
+from gazeseg_serve.training.gaze.sources import find_gaze, image_size, read_for, read_gaze
 from gazeseg_serve.training.masks.make import MaskSettings, load_map, make_masks
 from gazeseg_serve.training.masks.settings import Screen, canvas_sigma
 
@@ -32,6 +34,10 @@ width_cm = 53.0
 height_cm = 30.0
 distance_cm = 60.0
 """
+
+
+def read_samples(path: Path, sizes: dict[str, tuple[int, int]], classes: tuple[str, ...] | None = None) -> fx.FixationTable:
+    return read_for(path, ImageNames(sizes, sizes.get), classes)
 
 
 def recording(rate: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +134,7 @@ def test_eyes_validity_and_blinks(tmp_path):
     for i, (t, (x, y)) in enumerate(zip(time, place, strict=True)):
         left = f"{x - 10},{y}" if i % 7 else ","  # the left eye is lost now and then, the right one is 10 px off
         rows.append(f"{t},{left},{x + 10},{y},{'Valid' if i % 50 else 'Invalid'},a")
-    rows.insert(5, "5049.5,,,,,,,")  # more cells than the header
+    rows.insert(5, "5049.5,,,,,,,,")  # more cells than the header
     mapping = MAPPING.replace('x = "gx"', 'x = ["lx", "rx"]').replace('y = "gy"', 'y = ["ly", "ry"]\nvalidity = "ok"')
     header = "t,lx,ly,rx,ry,ok,stimulus"
     table = read_samples(write(tmp_path, rows, header, mapping), {"a": (1080, 1920)})
@@ -153,7 +159,7 @@ def test_bad_samples_are_named_by_file_and_line(tmp_path):
         (5, fx.NOT_A_NUMBER),
     }
     assert all(d.file.endswith("a.csv") for d in table.dropped)
-    assert table.skipped == ("b",)
+    assert table.skipped == {"b": "no usable fixation"}
     with pytest.raises(DatasetError, match=f"line {first}"):
         table.require_clean()
 
@@ -197,7 +203,7 @@ def test_the_mappings_in_the_documentation_load(tmp_path):
     for block in blocks:
         (tmp_path / "gaze.toml").write_text(block, encoding="utf-8")
         assert load_mapping(tmp_path / "gaze.toml").screen.width_px > 0
-    for name in (*fx.REQUIRED, fx.INDEX, fx.START, fx.CLASS):
+    for name in (*gazemedseg.REQUIRED, gazemedseg.INDEX, gazemedseg.START, gazemedseg.CLASS):
         assert f"`{name}`" in text
 
 

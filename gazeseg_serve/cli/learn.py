@@ -135,7 +135,9 @@ def masks(
     sigma_degrees: Annotated[float | None, typer.Option(help="Width in degrees of visual angle; needs --screen.")] = None,
     screen: Annotated[str | None, typer.Option(help="The reader's screen in cm, WIDTHxHEIGHT@DISTANCE: 53x30@60.")] = None,
     classes: Annotated[str | None, typer.Option(help="Names of the classes in label order, like lv,myo,rv.")] = None,
-    gaze: Annotated[Path | None, typer.Option(help="Fixation table, folder of tables, or gaze.toml of raw samples.")] = None,
+    gaze: Annotated[Path | None, typer.Option(help="Any tracker's file, a folder of them, or gaze.toml.")] = None,
+    reader: Annotated[str | None, typer.Option(help="Of several readers, this one alone.")] = None,
+    pool: Annotated[str, typer.Option(help="Of several readers: mean, union, or each into a folder of his own.")] = "mean",
     jobs: Annotated[int | None, typer.Option(help="Worker processes; default: one a core.")] = None,
     strict: Annotated[bool, typer.Option(help="Stop with an error where a row or an image cannot be used.")] = False,
     as_json: JsonFlag = False,
@@ -145,6 +147,7 @@ def masks(
     Example: gazeseg-serve masks data/polyps --thresholds 0.5,0.3
     """
     require("scipy", "train")
+    from ..training.masks.by_reader import make_masks_by_reader
     from ..training.masks.make import MaskSettings, make_masks, parse_thresholds
     from ..training.masks.settings import Screen, parse_crf
 
@@ -156,7 +159,12 @@ def masks(
         degrees=sigma_degrees,
         screen=Screen.parse(screen) if screen else None,
     )
-    summary = make_masks(dataset, out, settings, jobs, strict, gaze)
+    if pool == "each" and reader is None:
+        made = make_masks_by_reader(dataset, out, settings, jobs, strict, gaze)
+        lines = [line for name, one in made.items() for line in (f"reader {name}:", *one.lines())]
+        finish(lines, {"readers": {name: one.as_dict() for name, one in made.items()}}, as_json)
+        return
+    summary = make_masks(dataset, out, settings, jobs, strict, gaze, reader, pool)
     finish(summary.lines(), summary.as_dict(), as_json)
 
 

@@ -1,251 +1,152 @@
-"""Raw gaze samples of any tracker to scan paths: a small mapping in TOML names files, columns, units and the screen.
-
-files = ["raw/*.csv"]                    # beside the mapping
-[columns]                                # the tracker's own names
-time = "timestamp"
-x = "gaze_x"                             # or ["left_x", "right_x"]: the mean of the eyes that are seen
-y = "gaze_y"
-image = "stimulus"                       # left out: a file's stem names its image
-[units]
-time = "ms"
-position = "pixels"
-[screen]
-width_px = 1920 ...
-"""
+"""Raw samples of any tracker to fixations: a look at an image at a time, within bounds checked before any work."""
 
 from __future__ import annotations
 
+import itertools
 import math
-import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gazeseg_serve.contract import build
-from gazeseg_serve.errors import ConfigError, ContractError, DatasetError
+from gazeseg_serve.errors import DatasetError
 
-from .csv_table import match_stem, read_table
-from .detection import Detection, Monitor, detect
-from .fixations import (
-    BACKWARDS,
-    LOST,
-    MALFORMED,
-    NOT_A_NUMBER,
-    OFF_SAMPLE,
-    OFF_SCREEN,
-    UNKNOWN_CLASS,
-    UNKNOWN_IMAGE,
-    Dropped,
-    FixationTable,
-    class_names,
-    table_of,
-)
+from . import bounds
+from .detection import Detected, Detection, detect
+from .fixation_rows import Found
+from .layout import Layout
+from .mapping import AUTO, MILLISECONDS, fit
+from .names import ImageNames
+from .rows import Row
+from .scan_paths import BACKWARDS, DOUBLED, LOST, OFF_SCREEN, UNKNOWN_CLASS
 
-MILLISECONDS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
-POSITIONS = ("pixels", "screen", "image")
+Look = list[Row]
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns; x and y may be several (eyes), of which the mean of those seen counts."""
+def collect(
+    layout: Layout, rows: Sequence[Row], labels: Mapping[str, int], detection: Detection, images: ImageNames, found: Found
+) -> None:
+    """Detect the fixations of one file and add them to `found`.
 
-    time: str
-    x: tuple[str, ...]
-    y: tuple[str, ...]
-    image: str | None = None
-    validity: str | None = None
-    label: str | None = None
-
-    def names(self) -> list[str]:
-        """Every column that must be there."""
-        return [name for name in (self.time, *self.x, *self.y, self.image, self.validity, self.label) if name]
-
-
-@dataclass(frozen=True)
-class Units:
-    """time: s, ms, us or ns. position: "pixels" or "screen" (0..1) of the screen, or "image" (0..1 of the image).
-
-    valid: the cells of the validity column that mean a good sample, whatever their case.
+    Left out and listed: rows with a cell that is no number, off the screen, of an unknown image or class, or with a time
+    not above the one before; fixations outside the image (by the line of their first sample). Samples without gaze are
+    gaps, only counted. Raises DatasetError where no look of the file has a tracker's sampling rate.
     """
-
-    time: str = "ms"
-    position: str = "pixels"
-    valid: tuple[str, ...] = ("1", "true", "valid")
-
-
-@dataclass(frozen=True)
-class Area:
-    """Where an image stood on the screen, in screen pixels."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-
-
-@dataclass(frozen=True)
-class GazeMapping:
-    """One mapping file. `area` None: the image was as large as fits the screen, in its middle."""
-
-    files: tuple[str, ...]
-    columns: Columns
-    screen: Monitor
-    units: Units = field(default_factory=Units)
-    area: Area | None = None
-    detection: Detection = field(default_factory=Detection)
-
-
-def load_mapping(path: Path | str) -> GazeMapping:
-    """Read a mapping. Raises ConfigError for a file that is missing, not TOML, or has an unknown or wrong entry."""
-    path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        columns = values.get("columns")
-        if isinstance(columns, dict):
-            values["columns"] = {
-                name: [value] if name in ("x", "y") and isinstance(value, str) else value for name, value in columns.items()
-            }
-        mapping = build(GazeMapping, values, str(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; write a mapping of your tracker's columns there") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    except ContractError as error:
-        raise ConfigError(str(error)) from error
-    if mapping.units.time not in MILLISECONDS:
-        raise ConfigError(f"{path}: unit of time {mapping.units.time!r}; known: {', '.join(MILLISECONDS)}")
-    if mapping.units.position not in POSITIONS:
-        raise ConfigError(f"{path}: unit of position {mapping.units.position!r}; known: {', '.join(POSITIONS)}")
-    if len(mapping.columns.x) != len(mapping.columns.y):
-        raise ConfigError(f"{path}: as many columns for x as for y are needed")
-    if mapping.area is not None and not (mapping.area.width > 0 and mapping.area.height > 0):
-        raise ConfigError(f"{path}: the area's width and height must be above 0")
-    return mapping
-
-
-def read_samples(
-    path: Path | str, sizes: Mapping[str, tuple[int, int]], classes: tuple[str, ...] | None = None
-) -> FixationTable:
-    """Read the raw samples that the mapping at `path` names, and detect their fixations.
-
-    `sizes` holds (height, width) by image stem. Listed and left out: rows with a cell that is no number, off the
-    screen, of an unknown image or class, or with a time not above the one before; fixations outside the image (by
-    the line of their first sample). Samples without gaze (blinks, invalid) are gaps, counted as `LOST` and not listed.
-    Raises ConfigError for the mapping; DatasetError for files that are missing, empty, lack a column or keep no fixation.
-    """
-    path = Path(path)
-    mapping = load_mapping(path)
-    files = [file for pattern in mapping.files for file in sorted(path.parent.glob(pattern))]
-    if not files:
-        raise DatasetError(f"{path}: no file matches {', '.join(mapping.files)} in {path.parent}")
-    rows = [row for file in files for row in _samples(file, mapping, set(sizes))]
-    names = class_names(path, [row.label for row in rows], classes)
-    labels = {name: i for i, name in enumerate(names, start=1)}
-    dropped = [Dropped(row.file, row.line, row.image, row.reason) for row in rows if row.reason not in ("", LOST)]
-    trials: dict[tuple[str, str, int], list[_Sample]] = {}
+    looks: dict[tuple[str, str, str, int], Look] = {}
     for row in rows:
-        label = labels.get(row.label, 0) if row.label else int(len(names) == 1)
-        if row.reason in ("", LOST) and label == 0:
-            dropped.append(Dropped(row.file, row.line, row.image, UNKNOWN_CLASS))
-        elif row.reason in ("", LOST):
-            trials.setdefault((row.image, row.file, label), []).append(row)
-    found: dict[str, list[tuple[float, float, float, int]]] = {}
-    for (stem, _, label), samples in trials.items():
-        for fixation, row in _fixations(_in_time(samples, dropped), mapping, sizes[stem]):
-            x, y, duration = fixation
+        if row.reason not in ("", LOST):
+            found.drop(row, row.reason)
+            continue
+        label = labels.get(row.label, 0) if row.label else int(len(labels) == 1)
+        if label == 0:
+            found.drop(row, UNKNOWN_CLASS)
+        else:
+            looks.setdefault((row.image, row.reader, row.trial, label), []).append(row)
+            found.lost += row.reason == LOST
+    _check_units(layout, list(looks.values()))
+    jumps: Counter[str] = Counter()
+    for (stem, reader, _, label), look in looks.items():
+        kept = _in_time(look, found)
+        why = _unusable(kept)
+        if why:
+            found.skipped.setdefault(stem, why)
+            continue
+        jumps[stem] += sum(b.time - a.time > bounds.JUMP for a, b in itertools.pairwise(kept))
+        for (x, y, duration), first in _fixations(layout, kept, detection, images):
             if 0 <= x <= 1 and 0 <= y <= 1:
-                found.setdefault(stem, []).append((x, y, duration, label))
+                found.kept.setdefault((stem, reader), []).append((x, y, duration, label))
             else:
-                dropped.append(Dropped(row.file, row.line, stem, OFF_SCREEN))
-    lost = sum(row.reason == LOST for row in rows)
-    return table_of(path, found, names, dropped, set(sizes), lost)
+                found.drop(first, OFF_SCREEN)
+    if any(jumps.values()):
+        stem, count = jumps.most_common(1)[0]
+        found.notes.append(f"{layout.table.path.name}: the clock jumps by more than a minute within {stem} ({count} time(s))")
 
 
-@dataclass(slots=True)
-class _Sample:
-    file: str
-    line: int
-    image: str
-    label: str
-    time: float
-    x: float  # screen pixels, or shares of the image
-    y: float
-    reason: str
+def _check_units(layout: Layout, looks: Sequence[Look]) -> None:
+    """Raises DatasetError where no look has the sampling rate of a tracker, naming the unit in which it would."""
+    rates = [bounds.rate_of([row.time for row in look]) for look in looks if len(look) > 1]
+    rates = [rate for rate in rates if math.isfinite(rate)]
+    if not rates or not all(bounds.wrong_rate(rate) for rate in rates):
+        return
+    rate, said = float(np.median(rates)), layout.units.time or "ms"
+    low, high = bounds.RATE
+    # The times are in ms here; in the unit that the file was said to have, a step is this long.
+    step = 1000 / rate / MILLISECONDS[said]
+    unit = bounds.unit_of_rate([0, step])
+    if unit is not None:
+        fix = f'in "{unit}" it is {1000 / (step * MILLISECONDS[unit]):.4g}: write time = "{unit}" under [units] in gaze.toml'
+    else:
+        fix = "raw gaze is meant here; a table of fixations needs columns.duration in gaze.toml"
+    raise DatasetError(
+        f"{layout.table.path} has {rate:.4g} samples a second, its times read in {said}; "
+        f"{low:g} to {high:g} are a tracker's. {fix}"
+    )
 
 
-def _samples(file: Path, mapping: GazeMapping, known: set[str]) -> Iterator[_Sample]:
-    columns, units = mapping.columns, mapping.units
-    scale = {"pixels": (1.0, 1.0), "screen": (mapping.screen.width_px, mapping.screen.height_px), "image": (1.0, 1.0)}
-    across, down = scale[units.position]
-    limits = (1.0, 1.0) if units.position == "image" else (mapping.screen.width_px, mapping.screen.height_px)
-    valid = {text.lower() for text in units.valid}
-    for line, cells in read_table(file, columns.names()):
-        if cells is None:
-            yield _Sample(str(file), line, "", "", 0, 0, 0, MALFORMED)
-            continue
-        cell = cells[columns.image] if columns.image else file.stem
-        if not cell:  # between two images
-            continue
-        stem, label = match_stem(cell, known), cells[columns.label] if columns.label else ""
-        time = _number(cells[columns.time]) * MILLISECONDS[units.time]
-        x, y = _eyes(cells, columns.x) * across, _eyes(cells, columns.y) * down
-        reason = ""
-        if stem not in known:
-            reason = UNKNOWN_IMAGE
-        elif not math.isfinite(time) or math.isinf(x) or math.isinf(y):
-            reason = NOT_A_NUMBER
-        elif (columns.validity and cells[columns.validity].lower() not in valid) or math.isnan(x) or math.isnan(y):
-            reason, x, y = LOST, math.nan, math.nan
-        elif units.position != "image" and not (0 <= x <= limits[0] and 0 <= y <= limits[1]):
-            reason = OFF_SAMPLE
-        yield _Sample(str(file), line, stem, label, time, x, y, reason)
+def with_unit(layout: Layout, rows: Sequence[Row]) -> Layout:
+    """The layout with its unit of time, told by the sampling rate where the format does not say it; rows are rescaled."""
+    if layout.units.time != AUTO:
+        return layout
+    looks: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        if math.isfinite(row.time) and row.reason in ("", LOST):
+            looks.setdefault((row.image, row.reader, row.trial), []).append(row.time)
+    steps = [step for times in looks.values() if math.isfinite(step := bounds.interval(times))]
+    unit = bounds.unit_of_rate([0, float(np.median(steps))]) if steps else None
+    for row in rows:
+        row.time *= MILLISECONDS[unit or "ms"]
+    return layout.replace(units=layout.units.with_time(unit or "ms"))
 
 
-def _in_time(samples: list[_Sample], dropped: list[Dropped]) -> list[_Sample]:
-    """The samples whose time is above all before them; the others are added to `dropped`."""
+def _in_time(look: Look, found: Found) -> Look:
+    """The samples whose time is above all before them; the others are dropped."""
     kept, last = [], -math.inf
-    for row in samples:
+    for row in look:
         if row.time > last:
             kept.append(row)
             last = row.time
         else:
-            dropped.append(Dropped(row.file, row.line, row.image, BACKWARDS))
+            found.drop(row, DOUBLED if row.time == last else BACKWARDS)
     return kept
 
 
+def _unusable(look: Look) -> str:
+    """Why a look at an image cannot be used, or ""."""
+    rate = bounds.rate_of([row.time for row in look])
+    low, high = bounds.RATE
+    if not math.isfinite(rate):
+        return f"{len(look)} raw sample(s) are too few for a fixation"
+    if bounds.wrong_rate(rate):
+        return f"{rate:.3g} raw samples a second; {low:g} to {high:g} are a tracker's"
+    lasting = sum(b.time - a.time for a, b in itertools.pairwise(look) if b.time - a.time <= bounds.JUMP)
+    if lasting > bounds.LONGEST_LOOK:
+        return f"{lasting / 60000:.0f} minutes of gaze; the clock or the image's name is wrong"
+    return ""
+
+
 def _fixations(
-    samples: list[_Sample], mapping: GazeMapping, size: tuple[int, int]
-) -> Iterator[tuple[tuple[float, float, float], _Sample]]:
+    layout: Layout, look: Look, detection: Detection, images: ImageNames
+) -> list[tuple[tuple[float, float, float], Row]]:
     """(x, y, duration) in shares of the image and ms, with the first sample of each fixation."""
-    area = mapping.area or fit(mapping.screen, size)
-    time, x, y = (np.array([getattr(row, name) for row in samples], np.float64) for name in ("time", "x", "y"))
-    if mapping.units.position == "image":
-        x, y = area.left + x * area.width, area.top + y * area.height
-    found = detect(time, x, y, mapping.screen, mapping.detection)
-    shares = zip((found.x - area.left) / area.width, (found.y - area.top) / area.height, found.duration, strict=True)
-    for share, first in zip(shares, found.first, strict=True):
-        yield (float(share[0]), float(share[1]), float(share[2])), samples[int(first)]
+    monitor = layout.screen.monitor()
+    stem = look[0].image
+    area = next((row.area for row in look if row.area is not None), None) or fit(monitor, images.size(stem) or (1, 1))
+    time, x, y = (np.array([getattr(row, name) for row in look], np.float64) for name in ("time", "x", "y"))
+    across, down = area.left + x * area.width, area.top + y * area.height
+    shares = []
+    # A gap that is too long to be bridged ends a fixation anyway; cut there, a jump of the clock costs no memory.
+    step = bounds.interval(time)
+    for part in _stretches(time, max(10 * detection.max_gap_ms, 1.5 * step)):
+        found: Detected = detect(time[part], across[part], down[part], monitor, detection)
+        places = zip(
+            (found.x - area.left) / area.width, (found.y - area.top) / area.height, found.duration, found.first, strict=True
+        )
+        for u, v, duration, first in places:
+            shares.append(((float(u), float(v), float(duration)), look[part.start + int(first)]))
+    return shares
 
 
-def fit(screen: Monitor, size: tuple[int, int]) -> Area:
-    """An image of (height, width) as large as the screen allows, its proportions kept, in the middle."""
-    height, width = size
-    scale = min(screen.width_px / width, screen.height_px / height)
-    shown = width * scale, height * scale
-    return Area((screen.width_px - shown[0]) / 2, (screen.height_px - shown[1]) / 2, *shown)
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.inf if cell else math.nan
-
-
-def _eyes(cells: Mapping[str, str], names: tuple[str, ...]) -> float:
-    """The mean of the eyes that are seen; NaN where none is, inf where a cell is no number."""
-    values = [_number(cells[name]) for name in names]
-    seen = [value for value in values if not math.isnan(value)]
-    return sum(seen) / len(seen) if seen else math.nan
+def _stretches(time: np.ndarray, longest: float) -> list[slice]:
+    """The stretches of rising times without a gap above `longest`."""
+    cuts = [0, *(np.flatnonzero(np.diff(time) > longest) + 1).tolist(), len(time)]
+    return [slice(a, b) for a, b in itertools.pairwise(cuts)]

@@ -28,7 +28,9 @@ from gazeseg_serve.errors import ConfigError, DatasetError, GazesegError, requir
 from gazeseg_serve.files import write_json, write_text
 from gazeseg_serve.progress import log, track
 
-from ..gaze.fixations import OFF_SCREEN, FixationTable, write_fixations
+from ..gaze.fixations import FixationTable, write_fixations
+from ..gaze.readers import agreement_lines
+from ..gaze.scan_paths import OFF_SCREEN
 from ..gaze.sources import find_gaze, image_size, read_gaze
 from .folder import (
     HEATMAPS,
@@ -70,6 +72,7 @@ class MasksSummary:
     made, reused    how many images were made now, and how many were finished before
     skipped         reason by stem; dropped: rows of the fixation table by reason
     means           mean of every quality figure over the images
+    notes           what the gaze was recognised as and how, what was assumed, and how several readers agree
     """
 
     out: Path
@@ -80,6 +83,7 @@ class MasksSummary:
     dropped: dict[str, int]
     means: dict[str, float]
     verdict: Verdict
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The summary for machines."""
@@ -87,7 +91,8 @@ class MasksSummary:
 
     def lines(self) -> list[str]:
         """The summary for people, one fact a line."""
-        lines = [f"{self.images} images in {self.out} ({self.made} made now, {self.reused} finished before)"]
+        lines = [f"source: {note}" for note in self.notes]
+        lines.append(f"{self.images} images in {self.out} ({self.made} made now, {self.reused} finished before)")
         lines += [f"dropped {count} row(s): {reason}" for reason, count in self.dropped.items()]
         lines += [f"skipped {count} image(s): {reason}" for reason, count in Counter(self.skipped.values()).most_common(5)]
         lines += [self.verdict.line, *self.verdict.advice, f"report: {self.out / 'quality.html'}"]
@@ -102,11 +107,15 @@ def make_masks(
     jobs: int | None = None,
     strict: bool = False,
     gaze: Path | str | None = None,
+    reader: str | None = None,
+    pool: str = "mean",
 ) -> MasksSummary:
     """Make the maps and pseudo-masks of every image with fixations, into `out` (default: the dataset folder).
 
-    `gaze` is a fixation table, a folder with one a class, or a mapping of raw samples (default: what the dataset
-    folder holds); fixations detected in raw samples are also written, as `detected_fixations.csv`.
+    `gaze` is a file of any known tracker, a folder of them, or a gaze.toml (default: what the dataset folder holds);
+    what it becomes is also written, as `detected_fixations.csv`, where it is not a fixation table already. Of several
+    readers `reader` takes one; `pool` puts them together ("mean": each of an image's readers weighs the same, "union":
+    all fixations as they are).
 
     An image whose inputs and settings are those of its record is not redone, so interrupted work goes on where it
     stopped. The bytes written do not depend on `jobs` (worker processes; default: one a usable core).
@@ -115,7 +124,9 @@ def make_masks(
     """
     try:
         data = Dataset.open(dataset)
-        return _make(data, Path(out) if out is not None else data.root, settings or MaskSettings(), jobs, strict, gaze)
+        return _make(
+            data, Path(out) if out is not None else data.root, settings or MaskSettings(), jobs, strict, gaze, reader, pool
+        )
     except OSError as error:
         raise DatasetError(
             f"{error}; check that the folders can be read and written and the disk is not full; finished images are kept"
@@ -123,7 +134,14 @@ def make_masks(
 
 
 def _make(
-    data: Dataset, out: Path, settings: MaskSettings, jobs: int | None, strict: bool, gaze: Path | str | None
+    data: Dataset,
+    out: Path,
+    settings: MaskSettings,
+    jobs: int | None,
+    strict: bool,
+    gaze: Path | str | None,
+    reader: str | None,
+    pool: str,
 ) -> MasksSummary:
     jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
     if not 1 <= jobs <= 256:
@@ -131,7 +149,7 @@ def _make(
     if settings.crf is not None:
         require("pydensecrf.densecrf", "train")
     source = Path(gaze) if gaze is not None else find_gaze(data.root)
-    table = read_gaze(source, data.images, settings.classes)
+    table = read_gaze(source, data.images, settings.classes, reader, pool)
     if strict:
         table.require_clean()
 
@@ -140,7 +158,7 @@ def _make(
     todo = [job for job in planned if job.stem not in records]
     reused = len(records)
     _clear(out, stale=bool(todo))
-    if source.suffix == ".toml":
+    if not table.plain:
         sizes = {stem: image_size(data.images[stem]) or (0, 0) for stem in table.paths}
         write_fixations(out / "detected_fixations.csv", table.paths, sizes, table.classes)
     for record in track(_run(todo, jobs), "masks", len(todo)):
@@ -205,7 +223,7 @@ def _finish(
         if not any(folder.iterdir()):  # of settings that no longer hold
             folder.rmdir()
     good = {stem: record for stem, record in records.items() if "skipped" not in record}
-    skipped = dict.fromkeys(table.skipped, "no usable fixation")
+    skipped = dict(table.skipped)
     skipped |= {stem: record["skipped"] for stem, record in records.items() if "skipped" in record}
     for stem in set(records) - set(good):
         log.warning("%s is skipped: %s", stem, skipped[stem])
@@ -247,7 +265,8 @@ def _finish(
             "verdict": verdict.line,
         },
     )
-    return MasksSummary(out, len(good), len(records) - reused, reused, skipped, table.reasons, means, verdict)
+    notes = (*table.notes, *agreement_lines(table.readers))
+    return MasksSummary(out, len(good), len(records) - reused, reused, skipped, table.reasons, means, verdict, notes)
 
 
 def _quality_csv(names: list[str], rows: dict[str, dict[str, float]], skipped: dict[str, str], table: FixationTable) -> str:

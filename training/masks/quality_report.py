@@ -15,6 +15,7 @@ from gazeseg_serve.errors import ImageError
 from gazeseg_serve.png import read_map
 
 from ..gaze.fixations import FixationTable
+from ..gaze.readers import agreement_lines
 from ..plots import wander_plot
 from .folder import HEATMAPS, REFINED, map_files
 from .levels import pseudo_mask_levels
@@ -102,7 +103,7 @@ def report(
         "Circles are fixations, larger for a longer look.</p>"
     )
     body += [_pictures(data, out, settings, table, doubt) for doubt in worst]
-    body.append(_left_out(table, skipped))
+    body += [_left_out(table, skipped), _source(table)]
     return pictures.page("Quality of the gaze", "\n".join(body))
 
 
@@ -180,6 +181,12 @@ def _left_out(table: FixationTable, skipped: Mapping[str, str]) -> str:
         if len(skipped) > _LISTED:
             parts.append(f"<p>and {len(skipped) - _LISTED} more images.</p>")
     return "".join(parts)
+
+
+def _source(table: FixationTable) -> str:
+    """What the gaze was recognised as, and how several readers agree."""
+    told = (*table.notes, *agreement_lines(table.readers))
+    return "<h2>Where the gaze comes from</h2><ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in told) + "</ul>"
 
 
 def _pictures(data: Dataset, out: Path, settings: MaskSettings, table: FixationTable, doubt: Doubt) -> str:

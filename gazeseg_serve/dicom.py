@@ -39,8 +39,8 @@ _BROKEN = (
     LookupError,
     ArithmeticError,
 )
-_MAX_ITEMS = 200_000  # of all sequences and of the pixel data; a thousand frames of an enhanced object have 20,000
-_MAX_READS = 600_000  # two or three an element
+_MAX_ITEMS = 60_000  # of all sequences and of the pixel data; a thousand frames of an enhanced object have 12,000
+_MAX_READS = 200_000  # one to three an element
 _MAX_GROUPS = 2**20  # bytes of a sequence that is looked into; and for each frame
 _MAX_GROUP = 2**15
 # Where an enhanced multi-frame object keeps, frame by frame, what a plain one has at the top.
@@ -100,7 +100,7 @@ def read_dataset(data: bytes, limits: Limits) -> Dataset:
 def _pydicom() -> ModuleType:
     """pydicom, whose warnings quote what they read; here they go nowhere, since names of patients may be in them."""
     pydicom = require("pydicom", "dicom")
-    if _QUIET not in warnings.filters:
+    if warnings.filters[:1] != [_QUIET]:
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
     for name in ("pydicom", "highdicom"):
         logging.getLogger(name).disabled = True

@@ -79,7 +79,6 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
                 "outputs",
                 "colours",
                 "threshold",
-                "presence",
                 "parity",
                 "provenance",
             )

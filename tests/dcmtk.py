@@ -23,8 +23,8 @@ def render(data: bytes, frame: int = 0) -> np.ndarray | str:
     """`(H, W)` grey or `(H, W, 3)` RGB uint8 of one frame, or why there is none.
 
     DCMTK decompresses JPEG and JPEG-LS, applies the VOI LUT, else the first window, and makes RGB. Grey of more than 8 bit
-    without either is given the window of its least and greatest value, padding apart, which pydicom is asked for; so is
-    grey of less than 8. JPEG 2000, which DCMTK does not know, is decompressed by pydicom before.
+    without either is given the window of its least and greatest value; where padding or other frames must not count,
+    pydicom is asked for these. JPEG 2000, which DCMTK does not know, is decompressed by pydicom before.
     """
     import pydicom
 
@@ -84,6 +84,8 @@ def _view(dataset: Any, frame: int) -> list[str]:
         return ["-W"]
     if dataset.BitsStored < 8:
         low, high = 0.0, float(2**dataset.BitsStored - 1)
+    elif int(dataset.get("NumberOfFrames") or 1) == 1 and "PixelPaddingValue" not in dataset:
+        return ["+Wm"]
     else:
         pixels = dataset.pixel_array
         pixels = pixels[frame] if int(dataset.get("NumberOfFrames") or 1) > 1 else pixels

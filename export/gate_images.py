@@ -50,7 +50,7 @@ def gate_images(run: Run, data: Path | None, split: str, count: int) -> GateImag
     if not known:
         raise DatasetError(f"{data} holds none of the run's {split} images; pass the dataset the run was trained on")
     truths = tuple(dataset.mask(stem, len(spec.classes)) if stem in dataset.masks else None for stem in known)
-    return GateImages(known, _stack([dataset.images[stem] for stem in known], spec), truths, f"images of split {split}")
+    return GateImages(known, stack([dataset.images[stem] for stem in known], spec), truths, f"images of split {split}")
 
 
 def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = (), count: int | None = None) -> np.ndarray:
@@ -66,14 +66,14 @@ def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = ()
         dataset = Dataset.open(data)
         of = {name: [dataset.images[stem] for stem in stems if stem in dataset.images] for name, stems in run.splits.items()}
         train = of.pop("train", [])[:count]
-        parts += [_stack(train, run.input)] if train else []
+        parts += [stack(train, run.input)] if train else []
         if unlabelled:
-            held_out = {image.tobytes() for paths in of.values() if paths for image in _stack(paths, run.input)}
+            held_out = {image.tobytes() for paths in of.values() if paths for image in stack(paths, run.input)}
     for folder in unlabelled:
         found = image_files(folder)[:count] if folder.is_dir() else []
         if not found:
             raise DatasetError(f"{folder} holds no image; name a folder of PNG, JPEG, TIFF or DICOM files")
-        images = _stack(found, run.input)
+        images = stack(found, run.input)
         kept = np.array([image.tobytes() not in held_out for image in images])
         if not kept.all():
             log.warning(
@@ -90,7 +90,8 @@ def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = ()
     return np.concatenate(parts)[:count]
 
 
-def _stack(paths: Sequence[Path], spec: InputSpec) -> np.ndarray:
+def stack(paths: Sequence[Path], spec: InputSpec) -> np.ndarray:
+    """The image files as `(N, size, size, C)` of the InputSpec's dtype. Raises ImageError."""
     size = (spec.size, spec.size)
     return np.stack(
         [resize_image(read_image(path, spec.channels, dtype=spec.dtype), size) for path in track(paths, "reading", len(paths))]

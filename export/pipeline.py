@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from .fidelity import Fidelity, hold_fidelity, measure_fidelity, run_all
 from .gate_images import GateImages, gate_images, learning_images
 from .onnx_graph import write_onnx
 from .parity import Parity, check_declaration, eager_ensemble, hold, measure
+from .presence import ALARM_RATE, check_rate, choose_presence
 from .quantize import CALIBRATION_IMAGES, PRECISIONS, halve_weights, to_fp16, to_int8
 from .report import exact_report, lossy_report
 from .settings import EXACT, LOSSY, Limits, Tolerance
@@ -69,6 +71,7 @@ def export_run(
     pictures: bool = True,
     format: str = "onnx",
     half_weights: bool = False,
+    alarm_rate: float = ALARM_RATE,
 ) -> Artifact:
     """Make one ONNX graph of a run and publish it as the artifact folder `out`, if the gate holds.
 
@@ -84,10 +87,13 @@ def export_run(
     pictures    False keeps the images out of the report, for data that may not be passed on
     format      onnx; or tensorrt, which builds a plan of the graph for this machine's GPU beside it: the gate then asks
                 the plan
+    alarm_rate  share of images without a target that may be marked all the same: the presence threshold is chosen for it
+                (`choose_presence`) where `data` has such images in `split`
 
     Raises GateError where the gate does not hold, ConfigError, ContractError, DatasetError, TrainingError.
     """
     _check_wishes(strategy, precision, data, format, half_weights)
+    check_rate(alarm_rate)
     here = this_machine() if format == "tensorrt" else None  # before a student is trained in vain
     run, ensemble = load_ensemble(run_folder)
     lossy = strategy != "fuse" or precision != "fp32" or half_weights
@@ -112,7 +118,9 @@ def export_run(
         write_json(folder / PARITY_FILE, facts | (bounds | vars(limits) if lossy else bounds))
         write_text(folder / REPORT_FILE, page)
         made = built.facts | ({"weights": "float16"} if half_weights else {})
-        _describe(run, run_folder, folder, strategy, precision, built.disagreement, made, facts, here).save(folder)
+        presence = choose_presence(engine.run, run, data, split, alarm_rate)
+        artifact = _describe(run, run_folder, folder, strategy, precision, built.disagreement, made, facts, here)
+        replace(artifact, presence=presence).save(folder)
     return Artifact.load(out)
 
 

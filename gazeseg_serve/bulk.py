@@ -17,7 +17,7 @@ from .mask_file import Stamp, read_stamp, stamped
 from .names import answer_names, printable
 from .outputs import encode_mask
 from .pixels import DEFAULT_LIMITS
-from .predictor import Predictor
+from .predictor import Predictor, check_presence
 from .progress import track
 
 
@@ -44,19 +44,26 @@ class Plan:
 
 
 def predict_files(
-    artifact: Path, inputs: Sequence[Path], out: Path, threshold: float | None = None, device: str = "auto"
+    artifact: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    threshold: float | None = None,
+    device: str = "auto",
+    presence: float | None = None,
 ) -> Summary:
     """Write a mask, `<stem>.png` in the image's own size, for every image among `inputs` (files, folders, `-`).
 
     One class: 1 bit a pixel, 0 or 255. Several: 8 bit, the label itself. An image that cannot be read is listed and the
     rest go on. Raises DatasetError before anything is written where an input is missing or no image, or where a mask would
-    take the place of a file that is an input, or that `predict` did not write.
+    take the place of a file that is an input, or that `predict` did not write. presence: the threshold under which an image
+    is taken to show nothing; None takes the artifact's, 0 switches it off; ConfigError for one that it cannot hold.
     """
     plan = make_plan(inputs, out)
     predictor = Predictor.open(artifact, device)
+    check_presence(None if predictor.artifact is None else predictor.artifact.presence, presence)
     for image, mask in track(plan.masks.items(), "segmenting", len(plan.masks)):
         try:
-            segment_file(predictor, image, mask, threshold)
+            segment_file(predictor, image, mask, threshold, presence)
         except (ImageError, MissingExtraError) as error:
             plan.summary.failures[printable(image)] = printable(str(error))
         else:
@@ -84,32 +91,37 @@ def make_plan(inputs: Sequence[Path], out: Path) -> Plan:
     return plan
 
 
-def segment_file(predictor: Predictor, image: Path, mask: Path, threshold: float | None = None) -> None:
+def segment_file(
+    predictor: Predictor, image: Path, mask: Path, threshold: float | None = None, presence: float | None = None
+) -> None:
     """Write the mask of one image file. Raises ImageError or MissingExtraError for an image that cannot be read, OSError for
     a mask that cannot be written."""
     if predictor.artifact is None:
         raise ConfigError("a mask file names the artifact that made it; open the predictor from an artifact folder")
     data, spec = _read(image), predictor.spec
-    stamp = _stamp(predictor.artifact, data, threshold)
+    stamp = _stamp(predictor.artifact, data, threshold, presence)
     try:
-        labels = predictor.predict(decode_image(data, spec.channels, dtype=spec.dtype)).mask(stamp.threshold)
+        image_pixels = decode_image(data, spec.channels, dtype=spec.dtype)
+        labels = predictor.predict(image_pixels, stamp.presence).mask(stamp.threshold)
     except UnsupportedImage as error:
         kind = image_kind(data)
         raise UnsupportedImage(f"a {kind} file: {error}" if kind else str(error)) from error
     write_bytes(mask, stamped(encode_mask(labels, len(spec.classes)), stamp))
 
 
-def is_done(artifact: Artifact, image: Path, mask: Path, threshold: float | None = None) -> bool:
-    """Whether `mask` is a file that `segment_file` wrote of this very image with this model and threshold."""
+def is_done(artifact: Artifact, image: Path, mask: Path, threshold: float | None = None, presence: float | None = None) -> bool:
+    """Whether `mask` is a file that `segment_file` wrote of this very image with this model and these thresholds."""
     stamp = read_stamp(mask)
     try:
-        return stamp is not None and stamp == _stamp(artifact, _read(image), threshold)
+        return stamp is not None and stamp == _stamp(artifact, _read(image), threshold, presence)
     except ImageError:
         return False
 
 
-def _stamp(artifact: Artifact, data: bytes, threshold: float | None) -> Stamp:
-    return Stamp(artifact.id, artifact.threshold if threshold is None else threshold, sha256(data))
+def _stamp(artifact: Artifact, data: bytes, threshold: float | None, presence: float | None) -> Stamp:
+    own = 0.0 if artifact.presence is None else artifact.presence.threshold
+    cut = artifact.threshold if threshold is None else threshold
+    return Stamp(artifact.id, cut, sha256(data), own if presence is None else presence)
 
 
 def _read(image: Path) -> bytes:

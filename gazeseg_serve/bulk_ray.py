@@ -20,7 +20,7 @@ from .contract import Artifact
 from .errors import ConfigError, ImageError, MissingExtraError
 from .image_inputs import STDIN
 from .names import printable
-from .predictor import Predictor
+from .predictor import Predictor, check_presence
 
 _IMAGES = 8  # in one task: what is done again where an actor dies
 _TRIES = 2
@@ -29,9 +29,11 @@ _TRIES = 2
 class _Worker:
     """An engine in an actor; a call segments some images and says for each what was wrong with it, or nothing."""
 
-    def __init__(self, artifact: str, work: list[tuple[Path, Path]], threshold: float | None, device: str) -> None:
+    def __init__(
+        self, artifact: str, work: list[tuple[Path, Path]], threshold: float | None, device: str, presence: float | None
+    ) -> None:
         self.predictor = Predictor.open(artifact, device, threads=1)
-        self.work, self.threshold = work, threshold
+        self.work, self.threshold, self.presence = work, threshold, presence
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         errors = [self._segment(*self.work[number]) for number in batch["number"]]
@@ -39,7 +41,7 @@ class _Worker:
 
     def _segment(self, image: Path, mask: Path) -> str:
         try:
-            segment_file(self.predictor, image, mask, self.threshold)
+            segment_file(self.predictor, image, mask, self.threshold, self.presence)
         except (ImageError, MissingExtraError, OSError) as error:
             return printable(str(error) or type(error).__name__)
         return ""
@@ -52,22 +54,24 @@ def predict_on_ray(
     threshold: float | None = None,
     device: str = "auto",
     actors: int | None = None,
+    presence: float | None = None,
 ) -> Summary:
     """As `bulk.predict_files`, on the cluster of RAY_ADDRESS or, without one, on this machine's cores.
 
-    Masks in `out` that say they are of this image, model and threshold are left as they are and not counted; images that
+    Masks in `out` that say they are of this image, model and thresholds are left as they are and not counted; images that
     failed are tried once more, then listed. Raises DatasetError (inputs, masks' places), ConfigError (standard input, a
-    number of actors).
+    number of actors, a presence that the model cannot hold).
     """
     if STDIN in inputs:
         raise ConfigError("standard input is one image on this machine; leave out --engine ray for it")
     if actors is not None and actors < 1:
         raise ConfigError(f"--actors {actors}: at least one engine is needed")
     model = Artifact.load(artifact)
+    check_presence(model.presence, presence)
     plan = make_plan(inputs, out.absolute())
     summary = plan.summary
     work = [(image.absolute(), mask) for image, mask in plan.masks.items()]
-    waiting = [i for i, (image, mask) in enumerate(work) if not is_done(model, image, mask, threshold)]
+    waiting = [i for i, (image, mask) in enumerate(work) if not is_done(model, image, mask, threshold, presence)]
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to the makers of Ray
     if not ray.is_initialized():
@@ -80,7 +84,7 @@ def predict_on_ray(
         table = ray.data.from_items([{"number": i} for i in waiting], override_num_blocks=-(-len(waiting) // _IMAGES))
         answers = table.map_batches(
             _Worker,
-            fn_constructor_args=(str(artifact.absolute()), work, threshold, device),
+            fn_constructor_args=(str(artifact.absolute()), work, threshold, device, presence),
             batch_size=_IMAGES,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
             num_cpus=1,

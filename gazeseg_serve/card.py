@@ -8,6 +8,7 @@ from typing import Any
 
 from .contract import Artifact, InputSpec, Run, is_artifact, is_run
 from .errors import ContractError
+from .presence import Presence
 
 
 def model_card(folder: Path) -> tuple[list[str], dict[str, Any]]:
@@ -30,7 +31,7 @@ def _artifact_lines(folder: Path, artifact: Artifact) -> list[str]:
         *_input_lines(artifact.input),
     ]
     lines += [f"output       {t.name} {t.dtype} ({', '.join(map(str, t.axes))})" for t in artifact.outputs]
-    lines += [f"threshold    {artifact.threshold:g}"]
+    lines += [f"threshold    {artifact.threshold:g}", f"presence     {_presence(artifact.presence)}"]
     lines += [f"parity       {name} {_short(value)}" for name, value in artifact.parity.items()]
     provenance = artifact.provenance
     lines += [
@@ -39,6 +40,15 @@ def _artifact_lines(folder: Path, artifact: Artifact) -> list[str]:
         if name in provenance
     ]
     return lines
+
+
+def _presence(rule: Presence | None) -> str:
+    if rule is None:
+        return "not said: every image may be marked, and no rate of false alarms is promised"
+    return (
+        f"nothing is marked under {rule.threshold:.3g}, so that at most {100 * rule.alarm_rate:g} % of images without a target "
+        f"are; chosen on {rule.without} of them; {100 * rule.suppressed:.1f} % of {rule.with_target} with one pass for empty"
+    )
 
 
 def _run_lines(folder: Path, run: Run) -> list[str]:

@@ -137,29 +137,40 @@ class Client(_Base):
         super().__init__(url, **options)
         self._client: httpx.Client = self._connect(self._httpx.Client)
 
-    def segment(self, source: Source, threshold: float | None = None) -> Mask:
-        """The mask of one image. threshold: a probability, default the model's own."""
-        return self._send(self._calls.segment(source, threshold))
+    def segment(self, source: Source, threshold: float | None = None, *, presence: float | None = None) -> Mask:
+        """The mask of one image. threshold: a probability, default the model's own. presence: under it nothing is marked;
+        default the model's own, 0 switches it off."""
+        return self._send(self._calls.segment(source, threshold, presence))
 
-    def describe(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> dict[str, Any]:
+    def describe(
+        self, source: Source, threshold: float | None = None, disagreement: bool = False, *, presence: float | None = None
+    ) -> dict[str, Any]:
         """The JSON answer: per class area, box, run lengths and polygons; mean disagreement, and its map where asked."""
-        return self._send(self._calls.describe(source, threshold, disagreement))
+        return self._send(self._calls.describe(source, threshold, disagreement, presence))
 
-    def arrays(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> dict[str, np.ndarray]:
+    def arrays(
+        self, source: Source, threshold: float | None = None, disagreement: bool = False, *, presence: float | None = None
+    ) -> dict[str, np.ndarray]:
         """`mask` uint8 `(H, W)`, `probability` float32 `(K, H, W)`, and `disagreement` float32 `(H, W)` where asked for."""
-        return self._send(self._calls.arrays(source, threshold, disagreement))
+        return self._send(self._calls.arrays(source, threshold, disagreement, presence))
 
-    def overlay(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> np.ndarray:
+    def overlay(
+        self, source: Source, threshold: float | None = None, disagreement: bool = False, *, presence: float | None = None
+    ) -> np.ndarray:
         """uint8 `(H, W, 3)` RGB: the image with its mask, and the disagreement in red where asked for."""
-        return self._send(self._calls.overlay(source, threshold, disagreement))
+        return self._send(self._calls.overlay(source, threshold, disagreement, presence))
 
-    def dicom_seg(self, sources: Source | Sequence[Source], threshold: float | None = None) -> bytes:
+    def dicom_seg(
+        self, sources: Source | Sequence[Source], threshold: float | None = None, *, presence: float | None = None
+    ) -> bytes:
         """The bytes of a DICOM Segmentation of one DICOM file, or of a list of the slices of one series."""
-        return self._send(self._calls.dicom_seg(sources, threshold))
+        return self._send(self._calls.dicom_seg(sources, threshold, presence))
 
-    def batch(self, sources: Sequence[Source], threshold: float | None = None) -> list[Mask | ServiceError]:
+    def batch(
+        self, sources: Sequence[Source], threshold: float | None = None, *, presence: float | None = None
+    ) -> list[Mask | ServiceError]:
         """The masks of several images in one request, in their order; a ServiceError in the place of an image refused."""
-        return self._send(self._calls.batch(sources, threshold))
+        return self._send(self._calls.batch(sources, threshold, presence))
 
     def model(self) -> dict[str, Any]:
         """The model's card."""
@@ -202,29 +213,39 @@ class AsyncClient(_Base):
         super().__init__(url, **options)
         self._client: httpx.AsyncClient = self._connect(self._httpx.AsyncClient)
 
-    async def segment(self, source: Source, threshold: float | None = None) -> Mask:
+    async def segment(self, source: Source, threshold: float | None = None, *, presence: float | None = None) -> Mask:
         """As Client.segment."""
-        return await self._send(self._calls.segment(source, threshold))
+        return await self._send(self._calls.segment(source, threshold, presence))
 
-    async def describe(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> dict[str, Any]:
+    async def describe(
+        self, source: Source, threshold: float | None = None, disagreement: bool = False, *, presence: float | None = None
+    ) -> dict[str, Any]:
         """As Client.describe."""
-        return await self._send(self._calls.describe(source, threshold, disagreement))
+        return await self._send(self._calls.describe(source, threshold, disagreement, presence))
 
-    async def arrays(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> dict[str, np.ndarray]:
+    async def arrays(
+        self, source: Source, threshold: float | None = None, disagreement: bool = False, *, presence: float | None = None
+    ) -> dict[str, np.ndarray]:
         """As Client.arrays."""
-        return await self._send(self._calls.arrays(source, threshold, disagreement))
+        return await self._send(self._calls.arrays(source, threshold, disagreement, presence))
 
-    async def overlay(self, source: Source, threshold: float | None = None, disagreement: bool = False) -> np.ndarray:
+    async def overlay(
+        self, source: Source, threshold: float | None = None, disagreement: bool = False, *, presence: float | None = None
+    ) -> np.ndarray:
         """As Client.overlay."""
-        return await self._send(self._calls.overlay(source, threshold, disagreement))
+        return await self._send(self._calls.overlay(source, threshold, disagreement, presence))
 
-    async def dicom_seg(self, sources: Source | Sequence[Source], threshold: float | None = None) -> bytes:
+    async def dicom_seg(
+        self, sources: Source | Sequence[Source], threshold: float | None = None, *, presence: float | None = None
+    ) -> bytes:
         """As Client.dicom_seg."""
-        return await self._send(self._calls.dicom_seg(sources, threshold))
+        return await self._send(self._calls.dicom_seg(sources, threshold, presence))
 
-    async def batch(self, sources: Sequence[Source], threshold: float | None = None) -> list[Mask | ServiceError]:
+    async def batch(
+        self, sources: Sequence[Source], threshold: float | None = None, *, presence: float | None = None
+    ) -> list[Mask | ServiceError]:
         """As Client.batch."""
-        return await self._send(self._calls.batch(sources, threshold))
+        return await self._send(self._calls.batch(sources, threshold, presence))
 
     async def model(self) -> dict[str, Any]:
         """As Client.model."""

@@ -54,25 +54,31 @@ class Calls:
             raise ConfigError(f"model {model!r} is no name of a model; leave it out for the default one")
         self._prefix = "/v1" if model is None else f"/v1/models/{quote(model, safe='')}"
 
-    def segment(self, source: Source, threshold: float | None) -> Call[Mask]:
-        return self._one(source, answers.as_mask, "png", threshold)
+    def segment(self, source: Source, threshold: float | None, presence: float | None) -> Call[Mask]:
+        return self._one(source, answers.as_mask, "png", threshold, presence)
 
-    def describe(self, source: Source, threshold: float | None, disagreement: bool) -> Call[dict[str, Any]]:
-        return self._one(source, answers.as_object, "json", threshold, disagreement)
+    def describe(
+        self, source: Source, threshold: float | None, disagreement: bool, presence: float | None
+    ) -> Call[dict[str, Any]]:
+        return self._one(source, answers.as_object, "json", threshold, presence, disagreement)
 
-    def arrays(self, source: Source, threshold: float | None, disagreement: bool) -> Call[dict[str, np.ndarray]]:
-        return self._one(source, answers.as_arrays, "npz", threshold, disagreement)
+    def arrays(
+        self, source: Source, threshold: float | None, disagreement: bool, presence: float | None
+    ) -> Call[dict[str, np.ndarray]]:
+        return self._one(source, answers.as_arrays, "npz", threshold, presence, disagreement)
 
-    def overlay(self, source: Source, threshold: float | None, disagreement: bool) -> Call[np.ndarray]:
-        return self._one(source, answers.as_picture, "overlay", threshold, disagreement)
+    def overlay(self, source: Source, threshold: float | None, disagreement: bool, presence: float | None) -> Call[np.ndarray]:
+        return self._one(source, answers.as_picture, "overlay", threshold, presence, disagreement)
 
-    def dicom_seg(self, sources: Source | Sequence[Source], threshold: float | None) -> Call[bytes]:
+    def dicom_seg(self, sources: Source | Sequence[Source], threshold: float | None, presence: float | None) -> Call[bytes]:
         if isinstance(sources, list | tuple):
-            return self._many(sources, answers.as_dicom, "dicom-seg", threshold)
-        return self._one(cast(Source, sources), answers.as_dicom, "dicom-seg", threshold)
+            return self._many(sources, answers.as_dicom, "dicom-seg", threshold, presence)
+        return self._one(cast(Source, sources), answers.as_dicom, "dicom-seg", threshold, presence)
 
-    def batch(self, sources: Sequence[Source], threshold: float | None) -> Call[list[Mask | ServiceError]]:
-        return self._many(sources, lambda response: answers.as_masks(response, len(sources)), "png", threshold)
+    def batch(
+        self, sources: Sequence[Source], threshold: float | None, presence: float | None
+    ) -> Call[list[Mask | ServiceError]]:
+        return self._many(sources, lambda response: answers.as_masks(response, len(sources)), "png", threshold, presence)
 
     def model(self) -> Call[dict[str, Any]]:
         return Call("GET", "/v1/model" if self._prefix == "/v1" else self._prefix, answers.as_object)
@@ -86,30 +92,40 @@ class Calls:
         read: Callable[[httpx.Response], T],
         output: str,
         threshold: float | None,
+        presence: float | None,
         disagreement: bool = False,
     ) -> Call[T]:
-        return Call("POST", f"{self._prefix}/segment", read, _params(output, threshold, disagreement), as_file(source))
+        return Call(
+            "POST", f"{self._prefix}/segment", read, _params(output, threshold, presence, disagreement), as_file(source)
+        )
 
     def _many(
-        self, sources: Sequence[Source], read: Callable[[httpx.Response], T], output: str, threshold: float | None
+        self,
+        sources: Sequence[Source],
+        read: Callable[[httpx.Response], T],
+        output: str,
+        threshold: float | None,
+        presence: float | None,
     ) -> Call[T]:
         files = tuple(as_file(source) for source in sources)
         if not files:
             raise ImageError("no image to send; give at least one")
-        return Call("POST", f"{self._prefix}/segment/batch", read, _params(output, threshold), files=files)
+        return Call("POST", f"{self._prefix}/segment/batch", read, _params(output, threshold, presence), files=files)
 
 
-def _params(output: str, threshold: float | None, disagreement: bool = False) -> dict[str, str]:
+def _params(output: str, threshold: float | None, presence: float | None, disagreement: bool = False) -> dict[str, str]:
     params = {"output": output} | ({"disagreement": "true"} if disagreement else {})
-    if threshold is None:
-        return params
-    try:
-        value = float(threshold)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise ConfigError(f"threshold {threshold!r}; give a probability, a number from 0 to 1")
-    return params | {"threshold": repr(value)}
+    for name, given in (("threshold", threshold), ("presence", presence)):
+        if given is None:
+            continue
+        try:
+            value = float(given)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} {given!r}; give a probability, a number from 0 to 1")
+        params[name] = repr(value)
+    return params
 
 
 def as_file(source: Source) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from .errors import ContractError
 from .files import read_json, sha256, sha256_file, write_json
+from .presence import Presence
 from .records import build
 
 RUN_SCHEMA = "gazeseg-run/1"
@@ -148,7 +149,8 @@ class Artifact:
     """`manifest.json`: what the graph is, what it takes and gives, how good it is and where it came from.
 
     id is the sha256 of the model file. `files` holds the sha256 of every other file of the folder, too. plan: of an
-    export for TensorRT; elsewhere the graph is built anew.
+    export for TensorRT; elsewhere the graph is built anew. presence: from where on an image is taken to show anything; None
+    where there were no images without a target to choose that on.
     """
 
     id: str
@@ -164,6 +166,7 @@ class Artifact:
     provenance: dict[str, Any]
     model: str = MODEL_FILE
     plan: Plan | None = None
+    presence: Presence | None = None
     schema: str = ARTIFACT_SCHEMA
 
     def save(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The dataset folder: `images/`, `fixations.csv`, optional `masks/` and `splits/{train,val,test}.txt`."""
+"""The dataset folder: `images/`, `fixations.csv`, optional `masks/`, `splits/{train,val,test}.txt` and `negatives.txt`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ from .errors import DatasetError
 from .imaging import IMAGE_SUFFIXES, read_image
 
 SPLIT_NAMES = ("train", "val", "test")
+NEGATIVES_FILE = "negatives.txt"
 VALIDATION_SHARE = 9  # one image in nine is held out: 100 of Kvasir-SEG's 900
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The files of a dataset folder, by stem, in sorted order. Open one with `Dataset.open(folder)`."""
+    """The files of a dataset folder, by stem, in sorted order. Open one with `Dataset.open(folder)`.
+
+    negatives: the stems that `negatives.txt` lists, images in which the reader found nothing: all of them is background,
+    whatever gaze there is of them.
+    """
 
     root: Path
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
+    negatives: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, root: Path | str) -> Dataset:
-        """Raises DatasetError where `images/` is missing or empty, or two files share a stem."""
+        """Raises DatasetError where `images/` is missing or empty, two files share a stem, or `negatives.txt` names an
+        image that is not there, or one twice.
+        """
         root = Path(root)
         if not (root / "images").is_dir():
             raise DatasetError(f"{root} has no images/ folder; put the images into {root / 'images'}")
@@ -33,7 +41,9 @@ class Dataset:
         if not images:
             raise DatasetError(f"{root / 'images'} holds no image ({', '.join(IMAGE_SUFFIXES)})")
         masks = _by_stem(root / "masks") if (root / "masks").is_dir() else {}
-        return cls(root, images, {stem: path for stem, path in masks.items() if stem in images})
+        listed = root / NEGATIVES_FILE
+        negatives = frozenset(_read_stems(listed, images)) if listed.is_file() else frozenset()
+        return cls(root, images, {stem: path for stem, path in masks.items() if stem in images}, negatives)
 
     @property
     def fixations(self) -> Path:
@@ -69,7 +79,7 @@ class Dataset:
         the sorted stems, becomes validation. Raises DatasetError for an unknown stem or an image in two splits.
         """
         named = {
-            name: _read_split(self.root / "splits" / f"{name}.txt", self.images)
+            name: _read_stems(self.root / "splits" / f"{name}.txt", self.images)
             for name in SPLIT_NAMES
             if (self.root / "splits" / f"{name}.txt").is_file()
         }
@@ -119,8 +129,12 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _read_split(path: Path, images: Mapping[str, Path]) -> tuple[str, ...]:
-    stems = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _read_stems(path: Path, images: Mapping[str, Path]) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}); save it as UTF-8 text, one stem a line") from error
+    stems = [line.strip() for line in text.splitlines() if line.strip()]
     unknown = [stem for stem in stems if stem not in images]
     if unknown:
         raise DatasetError(

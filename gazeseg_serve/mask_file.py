@@ -17,11 +17,13 @@ _LONGEST = 1024  # bytes of a stamp that are read
 
 @dataclass(frozen=True)
 class Stamp:
-    """What made a mask. model: the artifact's id; image: the sha256 of the image file."""
+    """What made a mask. model: the artifact's id; image: the sha256 of the image file; presence: the threshold under which
+    nothing is marked, 0 for none."""
 
     model: str
     threshold: float
     image: str
+    presence: float = 0.0
     schema: str = SCHEMA
 
 

@@ -141,6 +141,8 @@ def describe(prediction: Prediction, artifact: Artifact, threshold: float, disag
         "model": artifact.id,
         "size": list(prediction.size),
         "threshold": threshold,
+        "presence": None if prediction.presence is None else round(prediction.presence, 6),
+        "presence_threshold": prediction.presence_threshold,
         "classes": [
             _describe_class(mask == label, name, label, artifact.colours[label - 1])
             for label, name in enumerate(artifact.input.classes, start=1)

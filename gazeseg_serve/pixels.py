@@ -113,3 +113,15 @@ def log_odds(probability: np.ndarray) -> np.ndarray:
     tiny = np.float32(1e-7)
     p = np.clip(probability, tiny, 1 - tiny)
     return np.log(p) - np.log1p(-p) if len(p) == 1 else np.log(p)
+
+
+def surest(probability: np.ndarray, share: float) -> float:
+    """Mean log odds of the `share` of pixels (at least one) that are likeliest of any class, of a map `(K, h, w)`.
+
+    K = 1 is the probability of the one class, K > 1 has the background first.
+    """
+    foreground = probability[0] if len(probability) == 1 else 1 - probability[0]
+    values = foreground.ravel()
+    count = max(1, round(share * values.size))
+    top = np.partition(values, values.size - count)[values.size - count :]
+    return float(log_odds(top[None])[0].mean())

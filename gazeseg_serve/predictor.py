@@ -15,8 +15,9 @@ import numpy as np
 from .contract import Artifact, InputSpec
 from .engines.base import Engine, Outputs
 from .engines.open import open_engine
-from .errors import ImageError
-from .pixels import log_odds, resize_image, resize_map
+from .errors import ConfigError, ImageError
+from .pixels import log_odds, resize_image, resize_map, surest
+from .presence import Presence
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,30 @@ class Prediction:
 
     probability   float32 `(K, h, w)` at the network's size
     disagreement  float32 `(h, w)` at the network's size, or None
+    presence      how likely it is that the image shows anything, in [0, 1]; None where the model does not say
+    presence_threshold   under this presence the mask is empty; 0 leaves it alone. The probability is never changed
     """
 
     probability: np.ndarray
     disagreement: np.ndarray | None
     size: tuple[int, int]
+    presence: float | None = None
+    presence_threshold: float = 0.0
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether the presence is under its threshold, so that nothing is marked whatever the pixels say."""
+        return self.presence is not None and self.presence < self.presence_threshold
 
     def mask(self, threshold: float = 0.5) -> np.ndarray:
         """Labels `(H, W)` uint8: 1 where the probability is at least `threshold` (K = 1), else the likeliest class.
 
         Scores are resized as log odds, which is the paper's protocol: logits are resized, then cut. With several
         classes a pixel whose best foreground probability is under `threshold` stays background only if background
-        is likelier, so `threshold` is not used there.
+        is likelier, so `threshold` is not used there. All background where `shows_nothing`.
         """
+        if self.shows_nothing:
+            return np.zeros(self.size, np.uint8)
         if len(self.probability) == 1:  # every answer of the service comes this way: no stack, no copy
             return (resize_map(log_odds(self.probability)[0], self.size) >= _logit(threshold)).view(np.uint8)
         return self._scores().argmax(axis=0).astype(np.uint8)
@@ -93,18 +105,44 @@ class Predictor:
         """Run prepared images as one batch."""
         return self.engine.run(np.stack(prepared))
 
-    @staticmethod
-    def finish(outputs: Outputs, index: int, size: tuple[int, int]) -> Prediction:
-        """Take item `index` of a batch, for an image of `size` = (height, width)."""
-        disagreement = outputs.disagreement
-        return Prediction(outputs.probability[index], None if disagreement is None else disagreement[index], size)
+    def finish(self, outputs: Outputs, index: int, size: tuple[int, int], presence: float | None = None) -> Prediction:
+        """As `finish` below, by the artifact's own rule of presence."""
+        return finish(outputs, index, size, None if self.artifact is None else self.artifact.presence, presence)
 
-    def predict(self, image: np.ndarray) -> Prediction:
-        return self.predict_batch([image])[0]
+    def predict(self, image: np.ndarray, presence: float | None = None) -> Prediction:
+        """presence: as for `finish`. Raises ImageError as `prepare` does."""
+        return self.predict_batch([image], presence)[0]
 
-    def predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+    def predict_batch(self, images: Sequence[np.ndarray], presence: float | None = None) -> list[Prediction]:
+        """One Prediction an image, of one call of the engine; otherwise as `predict`."""
         outputs = self.run([self.prepare(image) for image in images])
-        return [self.finish(outputs, i, image.shape[:2]) for i, image in enumerate(images)]
+        return [self.finish(outputs, i, image.shape[:2], presence) for i, image in enumerate(images)]
+
+
+def finish(
+    outputs: Outputs, index: int, size: tuple[int, int], rule: Presence | None, presence: float | None = None
+) -> Prediction:
+    """Take item `index` of a batch, for an image of `size` = (height, width).
+
+    rule: the artifact's. presence: the threshold in [0, 1] under which the image is taken to show nothing; None takes the
+    rule's own, 0 marks whatever the pixels say. Raises ConfigError for one above 0 without a rule.
+    """
+    check_presence(rule, presence)
+    disagreement, probability = outputs.disagreement, outputs.probability[index]
+    found = None if rule is None else rule.of(surest(probability, rule.share))
+    threshold = presence if presence is not None else 0.0 if rule is None else rule.threshold
+    return Prediction(probability, None if disagreement is None else disagreement[index], size, found, threshold)
+
+
+def check_presence(rule: Presence | None, threshold: float | None) -> None:
+    """Raise ConfigError for a threshold outside [0, 1], or one above 0 where the artifact holds no `rule`."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ConfigError(f"a presence of {threshold} is not in [0, 1]; 0 switches the check off")
+    if threshold and rule is None:
+        raise ConfigError(
+            "this model does not say whether an image shows anything, so presence can only be 0; export the run again with "
+            "--data, where the dataset folder lists images without a target in negatives.txt"
+        )
 
 
 def _logit(p: float) -> float:

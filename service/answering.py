@@ -136,9 +136,8 @@ class Pipeline:
             async def one(place: int) -> tuple[bytes, int]:
                 answer = await host.infer(_image(frames[place], host))
                 frames[place] = b""
-                return (await self._in_thread(lambda: pack_mask(answer.outputs, answer.index, size, wish.threshold)))[
-                    0
-                ], answer.batch
+                packed, _ = await self._in_thread(lambda: pack_mask(host.artifact, answer.outputs, answer.index, size, wish))
+                return packed, answer.batch
 
             masks = await gather_some([one(place) for place in range(len(frames))], host.max_batch)
             engine = time.perf_counter() - entered

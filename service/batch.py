@@ -24,7 +24,7 @@ from .model_host import ModelHost
 from .negotiate import read_form
 from .problems import REFUSALS, Problem, of_image
 from .runtime import Runtime
-from .segment import BINARY, Disagreement, Name, Output, Threshold, answer, make_wish, while_wanted
+from .segment import BINARY, Disagreement, Name, Output, Presence, Threshold, answer, make_wish, while_wanted
 
 _REQUEST_BODY = {
     "requestBody": {
@@ -60,23 +60,38 @@ def add_batch(api: FastAPI, runtime: Runtime) -> None:
 
     @api.post("/v1/segment/batch", summary="Segment several images, or one DICOM series", **shared)
     async def batch(
-        request: Request, output: Output = None, threshold: Threshold = None, disagreement: Disagreement = False
+        request: Request,
+        output: Output = None,
+        threshold: Threshold = None,
+        presence: Presence = None,
+        disagreement: Disagreement = False,
     ) -> Response:
-        return await _batch(runtime, runtime.host(runtime.default), request, output, threshold, disagreement)
+        return await _batch(runtime, runtime.host(runtime.default), request, output, threshold, disagreement, presence)
 
     @api.post("/v1/models/{name}/segment/batch", summary="The same with the model of that name", **shared)
     async def batch_with(
-        name: Name, request: Request, output: Output = None, threshold: Threshold = None, disagreement: Disagreement = False
+        name: Name,
+        request: Request,
+        output: Output = None,
+        threshold: Threshold = None,
+        presence: Presence = None,
+        disagreement: Disagreement = False,
     ) -> Response:
-        return await _batch(runtime, runtime.host(name), request, output, threshold, disagreement)
+        return await _batch(runtime, runtime.host(name), request, output, threshold, disagreement, presence)
 
 
 async def _batch(
-    runtime: Runtime, host: ModelHost, request: Request, output: str | None, threshold: float | None, disagreement: bool
+    runtime: Runtime,
+    host: ModelHost,
+    request: Request,
+    output: str | None,
+    threshold: float | None,
+    disagreement: bool,
+    presence: float | None,
 ) -> Response:
     artifact = host.artifact
     # Parts of an archive are never compressed one by one.
-    wish = dataclasses.replace(make_wish(request, artifact, output or "png", threshold, disagreement), gzip=False)
+    wish = dataclasses.replace(make_wish(request, artifact, output or "png", threshold, disagreement, presence), gzip=False)
     visit: Visit = request.scope["gazeseg.visit"]
     visit.model = artifact.id[:12]
     visit.enter()

@@ -20,7 +20,7 @@ from gazeseg_serve.errors import ImageTooLarge, UnsupportedImage
 from gazeseg_serve.imaging import decode_image, is_dicom
 from gazeseg_serve.outputs import render
 from gazeseg_serve.pixels import Limits, with_channels
-from gazeseg_serve.predictor import Predictor
+from gazeseg_serve.predictor import Predictor, finish
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -31,11 +31,12 @@ _GZIP_FROM = 1024  # bytes; under it the header costs more than is saved
 
 @dataclass(frozen=True)
 class Wish:
-    """What the client asked for; `gzip` where a JSON answer may be compressed."""
+    """What the client asked for; `presence` as `predictor.finish` takes it; `gzip` where a JSON answer may be compressed."""
 
     output: str
     threshold: float
     disagreement: bool
+    presence: float | None = None
     gzip: bool = False
 
 
@@ -67,7 +68,8 @@ def encode(artifact: Artifact, outputs: Outputs, index: int, size: Size, wish: W
     an image that is kept while others are worked on costs more than that.
     """
     picture = decode_image(data, artifact.input.channels, limits) if wish.output == "overlay" else None
-    rendered = render(Predictor.finish(outputs, index, size), artifact, wish.output, wish.threshold, wish.disagreement, picture)
+    prediction = finish(outputs, index, size, artifact.presence, wish.presence)
+    rendered = render(prediction, artifact, wish.output, wish.threshold, wish.disagreement, picture)
     if wish.gzip and rendered.media_type == "application/json" and len(rendered.content) >= _GZIP_FROM:
         return Content(gzip.compress(rendered.content, 5, mtime=0), rendered.media_type, gzipped=True)
     return Content(rendered.content, rendered.media_type)
@@ -108,9 +110,10 @@ def prepare_series(
     return prepared, size
 
 
-def pack_mask(outputs: Outputs, index: int, size: Size, threshold: float) -> bytes:
+def pack_mask(artifact: Artifact, outputs: Outputs, index: int, size: Size, wish: Wish) -> bytes:
     """The labels `(H, W)` uint8 of one frame, compressed: a series is long, and its masks are mostly background."""
-    return zlib.compress(Predictor.finish(outputs, index, size).mask(threshold).tobytes(), 1)
+    prediction = finish(outputs, index, size, artifact.presence, wish.presence)
+    return zlib.compress(prediction.mask(wish.threshold).tobytes(), 1)
 
 
 def encode_series(artifact: Artifact, files: Iterable[bytes], masks: Sequence[bytes], size: Size, threshold: float) -> bytes:

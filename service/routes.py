@@ -79,6 +79,7 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
                 "outputs",
                 "colours",
                 "threshold",
+                "presence",
                 "parity",
                 "provenance",
             )

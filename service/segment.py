@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from gazeseg_serve import outputs
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.errors import ConfigError
+from gazeseg_serve.predictor import check_presence
 
 from .answering import Reply, Steps
 from .archive import content
@@ -58,6 +59,15 @@ Threshold = Annotated[
     float | None,
     Query(ge=0, le=1, allow_inf_nan=False, description="probability from which a pixel counts; default: the model's own"),
 ]
+Presence = Annotated[
+    float | None,
+    Query(
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="presence under which nothing is marked; default: the model's own; 0 marks whatever the pixels say",
+    ),
+]
 Disagreement = Annotated[bool, Query(description="add the levels' disagreement (json, overlay, npz)")]
 NoneMatch = Annotated[str | None, Header(description="an ETag: 412 where the answer would be the same")]
 Name = Annotated[str, InPath(description="a name from /v1/models", max_length=200)]
@@ -72,11 +82,12 @@ def add_segment(api: FastAPI, runtime: Runtime) -> None:
         request: Request,
         output: Output = None,
         threshold: Threshold = None,
+        presence: Presence = None,
         disagreement: Disagreement = False,
         if_none_match: NoneMatch = None,
     ) -> Response:
         host = runtime.host(runtime.default)
-        return await segment_one(runtime, host, request, output, threshold, disagreement)
+        return await segment_one(runtime, host, request, output, threshold, disagreement, presence)
 
     @api.post("/v1/models/{name}/segment", summary="Segment one image with the model of that name", **shared)
     async def segment_with(
@@ -84,18 +95,25 @@ def add_segment(api: FastAPI, runtime: Runtime) -> None:
         request: Request,
         output: Output = None,
         threshold: Threshold = None,
+        presence: Presence = None,
         disagreement: Disagreement = False,
         if_none_match: NoneMatch = None,
     ) -> Response:
-        return await segment_one(runtime, runtime.host(name), request, output, threshold, disagreement)
+        return await segment_one(runtime, runtime.host(name), request, output, threshold, disagreement, presence)
 
 
 async def segment_one(
-    runtime: Runtime, host: ModelHost, request: Request, output: str | None, threshold: float | None, disagreement: bool
+    runtime: Runtime,
+    host: ModelHost,
+    request: Request,
+    output: str | None,
+    threshold: float | None,
+    disagreement: bool,
+    presence: float | None,
 ) -> Response:
     """What both routes do. Raises what `problems.of_error` answers."""
     artifact = host.artifact
-    wish = make_wish(request, artifact, output, threshold, disagreement)
+    wish = make_wish(request, artifact, output, threshold, disagreement, presence)
     visit: Visit = request.scope["gazeseg.visit"]
     visit.model = artifact.id[:12]
     visit.enter()
@@ -108,14 +126,23 @@ async def segment_one(
     return answer(request, artifact, reply, steps, {"ETag": tag})
 
 
-def make_wish(request: Request, artifact: Artifact, output: str | None, threshold: float | None, disagreement: bool) -> Wish:
+def make_wish(
+    request: Request,
+    artifact: Artifact,
+    output: str | None,
+    threshold: float | None,
+    disagreement: bool,
+    presence: float | None,
+) -> Wish:
     """What the client wants, complete. Raises Problem 406 or 422."""
     output = output or output_for(request.headers.get("accept", ""))
     try:
         outputs.check(output, artifact, disagreement)
+        check_presence(artifact.presence, presence)
     except ConfigError as error:
         raise Problem(422, "bad-parameter", str(error)) from error
-    return Wish(output, artifact.threshold if threshold is None else threshold, disagreement, takes_gzip(request))
+    cut = artifact.threshold if threshold is None else threshold
+    return Wish(output, cut, disagreement, presence, takes_gzip(request))
 
 
 async def while_wanted(runtime: Runtime, request: Request, work: Coroutine[Any, Any, T], seconds: float) -> T:

@@ -9,10 +9,16 @@ from onnx import TensorProto, helper
 
 from gazeseg_serve.contract import COLOURS, MODEL_FILE, Artifact, InputSpec, graph_inputs, graph_outputs
 from gazeseg_serve.files import sha256_file
+from gazeseg_serve.presence import Presence
 
 
 def write_artifact(
-    folder: Path, size: int = 32, disagreement: bool = True, threshold: float = 0.5, classes: tuple[str, ...] = ("lesion",)
+    folder: Path,
+    size: int = 32,
+    disagreement: bool = True,
+    threshold: float = 0.5,
+    classes: tuple[str, ...] = ("lesion",),
+    presence: Presence | None = None,
 ) -> Artifact:
     """Write `manifest.json` and `model.onnx` into `folder`.
 
@@ -73,6 +79,7 @@ def write_artifact(
         files={MODEL_FILE: digest},
         parity={},
         provenance={"made by": "tests"},
+        presence=presence,
     )
     artifact.save(folder)
     return artifact

@@ -95,3 +95,20 @@ def test_a_label_beyond_the_classes_is_an_error(folder: Path) -> None:
     Image.fromarray(np.full((8, 8), 3, np.uint8)).save(folder / "masks" / "a.png")
     with pytest.raises(DatasetError, match="label 3, but there are 2 classes"):
         Dataset.open(folder).mask("a", classes=2)
+
+
+def test_negatives_are_listed_by_stem(folder: Path) -> None:
+    assert Dataset.open(folder).negatives == frozenset()
+    (folder / "negatives.txt").write_text("\ufeffb\n\n  d \n", encoding="utf-8")
+    assert Dataset.open(folder).negatives == {"b", "d"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"a\nnobody\n", "nobody"), (b"a.png\n", "no suffix"), (b"a\na\n", "twice"), (b"\xff\xfe\x00", "UTF-8")],
+)
+def test_a_wrong_list_of_negatives_is_an_error(folder: Path, content: bytes, words: str) -> None:
+    (folder / "negatives.txt").write_bytes(content)
+    with pytest.raises(DatasetError, match=words) as found:
+        Dataset.open(folder)
+    assert "negatives.txt" in str(found.value)

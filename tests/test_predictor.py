@@ -8,8 +8,9 @@ from artifacts import write_artifact
 
 from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.engines.base import FakeEngine, Outputs
-from gazeseg_serve.errors import ContractError, EngineError, ImageError
+from gazeseg_serve.errors import ConfigError, ContractError, EngineError, ImageError
 from gazeseg_serve.predictor import Prediction, Predictor
+from gazeseg_serve.presence import Presence
 
 RNG = np.random.default_rng(0)
 
@@ -83,3 +84,43 @@ def test_an_artifact_is_opened_and_checked(tmp_path: Path) -> None:
     model.write_bytes(model.read_bytes() + b" ")
     with pytest.raises(ContractError, match="sha256"):
         Predictor.open(tmp_path / "a")
+
+
+# Of the tiny artifact the probability is the brightness, so an even image of 60 % has the log odds of 0.6 everywhere.
+RULE = Presence(0.001, 1.0, 0.0, 0.7, 0.1, 0.0, 9, 9)
+DIM, BRIGHT = np.full((40, 50, 3), 153, np.uint8), np.full((40, 50, 3), 204, np.uint8)
+
+
+def test_nothing_is_marked_under_the_artifact_s_presence(tmp_path: Path) -> None:
+    write_artifact(tmp_path, presence=RULE)
+    predictor = Predictor.open(tmp_path, device="cpu")
+    dim, bright = predictor.predict_batch([DIM, BRIGHT])
+    assert (dim.presence, bright.presence) == (pytest.approx(0.6, abs=1e-4), pytest.approx(0.8, abs=1e-4))
+    assert dim.mask().shape == (40, 50)
+    assert not dim.mask(0.0).any()
+    assert bright.mask().all()
+    assert dim.full_probability().mean() == pytest.approx(0.6, abs=1e-4)  # said as it is, whatever the presence
+
+
+@pytest.mark.parametrize(("presence", "marked"), [(None, False), (0.0, True), (0.59, True), (0.61, False), (1.0, False)])
+def test_a_caller_moves_the_presence_or_switches_it_off(tmp_path: Path, presence: float | None, marked: bool) -> None:
+    write_artifact(tmp_path, presence=RULE)
+    assert Predictor.open(tmp_path, device="cpu").predict(DIM, presence).mask().any() == marked
+
+
+def test_an_artifact_that_does_not_say_marks_whatever_the_pixels_say(tmp_path: Path) -> None:
+    write_artifact(tmp_path)
+    predictor = Predictor.open(tmp_path, device="cpu")
+    for presence in (None, 0.0):
+        prediction = predictor.predict(DIM, presence)
+        assert prediction.presence is None
+        assert prediction.mask().all()
+    with pytest.raises(ConfigError, match=r"negatives\.txt"):
+        predictor.predict(DIM, 0.5)
+
+
+@pytest.mark.parametrize("presence", [-0.1, 1.1, np.nan])
+def test_a_presence_that_is_no_share_is_refused(tmp_path: Path, presence: float) -> None:
+    write_artifact(tmp_path, presence=RULE)
+    with pytest.raises(ConfigError, match="switches the check off"):
+        Predictor.open(tmp_path, device="cpu").predict(DIM, presence)

@@ -21,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from gazeseg_serve.predictor import Predictor
+from gazeseg_serve.presence import Presence
 from gazeseg_serve.service.app import build
 from gazeseg_serve.service.plain_errors import ProblemsOnly
 from gazeseg_serve.service.settings import Settings
@@ -85,6 +86,43 @@ def test_the_other_outputs_answer(client: TestClient, output: str) -> None:
             assert stored["mask"].shape == (48, 80)
     else:
         assert Image.open(io.BytesIO(response.content)).size == (80, 48)
+
+
+@pytest.fixture(scope="module")
+def wary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A service of a model that marks nothing under a presence that PIXELS do not reach."""
+    folder = tmp_path_factory.mktemp("wary")
+    write_artifact(folder, presence=Presence(0.001, 1.0, 0.0, 0.999, 0.1, 0.0, 9, 9))
+    with serve(Settings(artifact=folder)) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def test_an_image_that_shows_nothing_gets_an_empty_mask_and_says_why(wary: TestClient, expected: np.ndarray) -> None:
+    answer = wary.post("/v1/segment?output=json", files={"image": encoded()}).json()
+    assert answer["classes"][0]["area"] == 0
+    assert 0 < answer["presence"] < answer["presence_threshold"] == 0.999
+    off = wary.post("/v1/segment?output=json&presence=0", files={"image": encoded()}).json()
+    assert off["classes"][0]["area"] == expected.sum()
+    assert (off["presence"], off["presence_threshold"]) == (answer["presence"], 0)
+    png = wary.post("/v1/segment", files={"image": encoded()})
+    assert not np.asarray(Image.open(io.BytesIO(png.content))).any()
+    assert png.headers["etag"] != wary.post("/v1/segment?presence=0", files={"image": encoded()}).headers["etag"]
+    assert wary.get("/v1/model").json()["presence"]["alarm_rate"] == 0.1
+
+
+def test_a_presence_that_cannot_be_held_is_refused(wary: TestClient, client: TestClient) -> None:
+    for value in ("1.5", "-0.1", "nan", "x"):
+        problem(wary.post(f"/v1/segment?presence={value}", files={"image": encoded()}), 422, "bad-parameter")
+    problem(client.post("/v1/segment?presence=0.5", files={"image": encoded()}), 422, "bad-parameter")
+    assert client.post("/v1/segment?presence=0", files={"image": encoded()}).status_code == 200
+    assert client.post("/v1/segment?output=json", files={"image": encoded()}).json()["presence"] is None
+
+
+def test_a_batch_obeys_the_presence(wary: TestClient, expected: np.ndarray) -> None:
+    for query, area in (("", 0), ("&presence=0", int(expected.sum()))):
+        answer = wary.post(f"/v1/segment/batch?output=json{query}", files=[("image", ("a.png", encoded()))])
+        assert json.loads(answer.text)["classes"][0]["area"] == area
 
 
 def test_the_threshold_moves_the_mask(client: TestClient) -> None:

@@ -50,6 +50,9 @@ def export(
     flipped: Annotated[float, typer.Option(help="Gate: largest share of mask pixels that may change.")] = 1e-4,
     max_dice_loss: Annotated[float, typer.Option(help="Lossy gate: of the mean Dice, where there are masks.")] = 0.005,
     min_agreement: Annotated[float | None, typer.Option(help="Lossy gate: Dice with the ensemble; 0.97 without masks.")] = None,
+    alarm_rate: Annotated[
+        float, typer.Option(help="Images without a target that may be marked all the same; negatives.txt proves it.")
+    ] = 0.1,
     unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
     width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
     stride: Annotated[int, typer.Option(help="distill: 2 or 4 make blocks of pixels channels: less work.")] = 1,
@@ -107,6 +110,7 @@ def export(
         pictures=pictures,
         format=format,
         half_weights=half_weights,
+        alarm_rate=alarm_rate,
     )
     parity = artifact.parity
     lines = [
@@ -120,6 +124,13 @@ def export(
         lines.append(
             "on {images} true masks: ensemble {dice_ensemble:.4f}, graph {dice_graph:.4f}, loss {dice_loss:+.4f} "
             "[{dice_loss_low:+.4f}, {dice_loss_high:+.4f}]".format(**parity["truth"])
+        )
+    if artifact.presence is None:
+        lines.append("no rate of false alarms is promised: no image without a target was at hand that taught nothing")
+    else:
+        lines.append(
+            f"presence threshold {artifact.presence.threshold:.3g}: at most {100 * alarm_rate:g} % false alarms, and "
+            f"{100 * artifact.presence.suppressed:.1f} % of the images with a target taken for empty"
         )
     finish([*lines, f"next: gazeseg-serve serve {out}"], {"artifact": str(out), "id": artifact.id, "parity": parity}, as_json)
 

@@ -64,6 +64,10 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the masks, one PNG an image; only older masks are replaced.")],
     threshold: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Default: the artifact's own.")] = None,
+    presence: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Presence under which nothing is marked; default: the artifact's own, 0: never."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt or openvino.")] = "auto",
     engine: Annotated[str, typer.Option(help="local; or ray: over a Ray cluster, going on where it stopped.")] = "local",
     actors: Annotated[int | None, typer.Option(help="ray: engines at once; default: one a CPU of the cluster.")] = None,
@@ -85,9 +89,9 @@ def predict(
         require("ray.data", "ray")
         from ..bulk_ray import predict_on_ray
 
-        summary = predict_on_ray(artifact, images, out, threshold, device, actors)
+        summary = predict_on_ray(artifact, images, out, threshold, device, actors, presence)
     elif engine == "local":
-        summary = predict_files(artifact, images, out, threshold, device)
+        summary = predict_files(artifact, images, out, threshold, device, presence)
     else:
         raise typer.BadParameter(f"unknown engine {engine!r}; known: local, ray")
     for path, reason in [*summary.failures.items(), *summary.skipped.items()]:

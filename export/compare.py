@@ -16,7 +16,8 @@ from gazeseg_serve.engines.base import Engine, Outputs
 from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.engines.openvino import OpenVinoEngine, has_bf16
 from gazeseg_serve.errors import ConfigError, GateError, MissingExtraError
-from gazeseg_serve.files import staged_folder, write_json, write_text
+from gazeseg_serve.files import write_json, write_text
+from gazeseg_serve.folders import Kind, refuse_overlap, schema_of, staged_folder
 from gazeseg_serve.progress import log
 from gazeseg_serve.training.learning.student import Student
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
@@ -33,6 +34,7 @@ from .quantize import CALIBRATION_IMAGES, to_fp16, to_int8
 from .settings import EXACT, LOSSY, Limits
 from .strategies import STRATEGIES, build_strategy
 
+COMPARISON_SCHEMA = "gazeseg-comparison/1"
 RESULT_FILE = "compare.json"
 PAGE_FILE = "compare.html"
 EAGER = "ensemble in PyTorch"
@@ -60,10 +62,11 @@ def compare(
     unknown = [name for name in strategies if name not in STRATEGIES]
     if unknown or not strategies:
         raise ConfigError(f"unknown strategy {', '.join(unknown)!r}; known: {', '.join(STRATEGIES)}")
+    refuse_overlap(out, run_folder, data, keep, *unlabelled)
     run, ensemble = load_ensemble(run_folder)
     gate = gate_images(run, data, "val", images)
     wanted = run_all(eager_ensemble(ensemble), gate.images)
-    with staged_folder(out, PAGE_FILE) as folder, tempfile.TemporaryDirectory() as temporary:
+    with staged_folder(out, COMPARISON_FOLDER) as folder, tempfile.TemporaryDirectory() as temporary:
         found = [_eager(run_folder, run, ensemble, gate, wanted, threads, seconds)]
         for strategy in strategies:
             try:
@@ -101,8 +104,15 @@ def compare(
                 )
         result = Comparison(gate.source, tuple(found), *recommend(found))
         write_text(folder / PAGE_FILE, comparison_page(result, limits))
-        write_json(folder / RESULT_FILE, result.as_dict())
+        write_json(folder / RESULT_FILE, {"schema": COMPARISON_SCHEMA} | result.as_dict())
     return result
+
+
+def _made(folder: Path) -> set[str] | None:
+    return {RESULT_FILE, PAGE_FILE} if schema_of(folder / RESULT_FILE) == COMPARISON_SCHEMA else None
+
+
+COMPARISON_FOLDER = Kind(f"a folder of compare ({RESULT_FILE})", _made)
 
 
 def _ways(strategy: str, model: Path, run: Run, data: Path, threads: int) -> list[tuple[str, Engine, str, Path]]:

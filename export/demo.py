@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 
 from gazeseg_serve.contract import Artifact, Run
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.files import write_bytes, write_text
+from gazeseg_serve.files import write_bytes, write_json, write_text
+from gazeseg_serve.folders import Kind, json_of, staged_folder
 from gazeseg_serve.metrics import dice
 from gazeseg_serve.pictures import draw_fixations, figure, heat, outline, overlay, page, table
 from gazeseg_serve.png import encode_png
@@ -33,7 +32,8 @@ from .pipeline import export_run
 
 _SIDE = 96  # pixels, of the phantoms and the networks
 _SHOWN = 6  # test images on the page, worst first and best last
-_MARKER = ".gazeseg-demo"  # what a folder of ours holds, so that nothing else is ever replaced
+_MARKER = ".gazeseg-demo"  # lists what a demo made, so that nothing else is ever replaced
+_SCHEMA = "gazeseg-demo/1"
 TRUTH = (0, 180, 216)
 
 
@@ -81,11 +81,19 @@ def demo_config(quick: bool = False) -> TrainConfig:
 def run_demo(out: Path, quick: bool = False) -> DemoResult:
     """Make phantoms, masks, a run, an artifact, masks of held-out phantoms and `index.html` in the folder `out`.
 
-    An earlier demo in `out` is replaced; ConfigError where `out` holds anything else. quick: fewer phantoms and steps,
+    An earlier demo in `out` is replaced; ContractError where `out` holds anything else. quick: fewer phantoms and steps,
     to see that it runs.
     """
+    with staged_folder(out, DEMO_FOLDER) as folder:
+        result = _make(folder, out, quick)
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        write_json(folder / _MARKER, {"schema": _SCHEMA, "files": files})
+    return result
+
+
+def _make(out: Path, later: Path, quick: bool) -> DemoResult:
+    """Make the demo in the folder `out`, which will be called `later`."""
     start = time.monotonic()
-    _claim(out)
     data, masks, run, artifact = out / "dataset", out / "masks", out / "run", out / "artifact"
     log.info("1 of 5: phantoms with simulated gaze")
     train_count, test_count = (36, 8) if quick else (117, 24)
@@ -103,16 +111,18 @@ def run_demo(out: Path, quick: bool = False) -> DemoResult:
     mean = float(np.mean([item.dice["graph"] for item in scored]))
     seconds = time.monotonic() - start
     write_text(out / "index.html", _page(data, masks, trained, exported, scored, seconds))
-    sample = Dataset.open(data).images[test[0]]
-    return DemoResult(mean, len(test), seconds, str(out / "index.html"), str(artifact), str(sample))
+    sample = later / Dataset.open(data).images[test[0]].relative_to(out)
+    return DemoResult(mean, len(test), seconds, str(later / "index.html"), str(later / "artifact"), str(sample))
 
 
-def _claim(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        if not (out / _MARKER).is_file():
-            raise ConfigError(f"{out} is not empty and not an earlier demo; choose another --out")
-        shutil.rmtree(out)
-    write_text(out / _MARKER, "gazeseg-serve demo\n")
+def _made(folder: Path) -> set[str] | None:
+    """The files that a demo lists as its own."""
+    listed = json_of(folder / _MARKER)
+    files = listed.get("files")
+    return {_MARKER, *files} if listed.get("schema") == _SCHEMA and isinstance(files, list) else None
+
+
+DEMO_FOLDER = Kind("an earlier demo", _made)
 
 
 def _score(data: Path, run: Path, artifact: Path, out: Path, stems: tuple[str, ...]) -> list[_Scored]:

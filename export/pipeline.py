@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gazeseg_serve.contract import (
+    ARTIFACT_SCHEMA,
     COLOURS,
     MANIFEST_FILE,
     MODEL_FILE,
@@ -31,7 +32,8 @@ from gazeseg_serve.engines.tensorrt import TensorRtEngine
 from gazeseg_serve.engines.tensorrt_plan import PRECISIONS as PLAN_PRECISIONS
 from gazeseg_serve.engines.tensorrt_plan import build_plan, this_machine
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.files import sha256_file, staged_folder, write_bytes, write_json, write_text
+from gazeseg_serve.files import sha256_file, write_bytes, write_json, write_text
+from gazeseg_serve.folders import Kind, json_of, refuse_overlap, staged_folder
 from gazeseg_serve.progress import log
 from gazeseg_serve.training.learning.student import Student
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
@@ -92,13 +94,14 @@ def export_run(
 
     Raises GateError where the gate does not hold, ConfigError, ContractError, DatasetError, TrainingError.
     """
+    refuse_overlap(out, run_folder, data, keep, *unlabelled)
     _check_wishes(strategy, precision, data, format, half_weights)
     check_rate(alarm_rate)
     here = this_machine() if format == "tensorrt" else None  # before a student is trained in vain
     run, ensemble = load_ensemble(run_folder)
     lossy = strategy != "fuse" or precision != "fp32" or half_weights
     gate = gate_images(run, data, split, (200 if lossy else 32) if images is None else images)
-    with staged_folder(out, MANIFEST_FILE) as folder:
+    with staged_folder(out, ARTIFACT_FOLDER) as folder:
         built = build_strategy(strategy, run, ensemble, student or Student(), data, unlabelled, keep)
         parity = write_graph(built, run, folder / MODEL_FILE, gate, tolerance, precision, data, half_weights)
         engine = open_model(folder / MODEL_FILE, precision) if here is None else planned(folder, run.input, precision, here)
@@ -122,6 +125,16 @@ def export_run(
         artifact = _describe(run, run_folder, folder, strategy, precision, built.disagreement, made, facts, here)
         replace(artifact, presence=presence).save(folder)
     return Artifact.load(out)
+
+
+def _made(folder: Path) -> set[str] | None:
+    """The files that an artifact folder names as its own."""
+    manifest = json_of(folder / MANIFEST_FILE)
+    files = manifest.get("files")
+    return {MANIFEST_FILE, *files} if manifest.get("schema") == ARTIFACT_SCHEMA and isinstance(files, dict) else None
+
+
+ARTIFACT_FOLDER = Kind(f"an artifact folder ({MANIFEST_FILE})", _made)
 
 
 def write_graph(

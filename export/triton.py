@@ -5,35 +5,56 @@ Field names and meanings are those of Triton's `model_config.proto` (message Mod
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 from gazeseg_serve.contract import MODEL_FILE, Artifact, Tensor
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.files import staged_folder, write_text
+from gazeseg_serve.files import write_text
+from gazeseg_serve.folders import Kind, refuse_overlap, staged_folder
 
 CONFIG_FILE = "config.pbtxt"
 _TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
+_VERSION = "1"
 _QUEUE_DELAY = 2000  # microseconds a request may wait for others
 
 
 def write_triton(artifact_folder: Path, out: Path, name: str = "gazeseg", max_batch: int = 8, gpu: bool = True) -> Path:
-    """Write the repository folder `out` with one model `name`; returns the model's folder.
+    """Write the model `name` into the repository folder `out`, beside the models it holds; returns the model's folder.
 
-    gpu: an instance a GPU; else two on the CPU. The folder appears whole or not at all. Raises ContractError for an
-    artifact that changed or an `out` that holds something else, ConfigError for a name or batch that Triton refuses.
+    gpu: an instance a GPU; else two on the CPU. The model appears whole or not at all. Raises ContractError for an
+    artifact that changed or a model of that name that was not made here, ConfigError for a name or batch that Triton
+    refuses, or an `out` that overlaps the artifact.
     """
     if not name.replace("_", "").replace("-", "").isalnum() or max_batch < 1:
         raise ConfigError(
             f"a Triton model needs a name of letters, digits, _ and -, and a batch from 1 up, not {name!r} and {max_batch}"
         )
+    refuse_overlap(out, artifact_folder)
     artifact = Artifact.load(artifact_folder)
-    with staged_folder(out, f"{name}/{CONFIG_FILE}") as folder:
-        version = folder / name / "1"
-        version.mkdir(parents=True)
+    with staged_folder(out / name, TRITON_MODEL) as folder:
+        version = folder / _VERSION
+        version.mkdir()
         shutil.copy(artifact_folder / artifact.model, version / MODEL_FILE)
-        write_text(folder / name / CONFIG_FILE, triton_config(artifact, name, max_batch, gpu))
+        write_text(folder / CONFIG_FILE, triton_config(artifact, name, max_batch, gpu))
     return out / name
+
+
+def _made(folder: Path) -> set[str] | None:
+    """The files of a model that `write_triton` made; its configuration names the artifact."""
+    try:
+        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return (
+        {CONFIG_FILE, f"{_VERSION}/{MODEL_FILE}"}
+        if re.search(r'key: "artifact_id" value \{ string_value: "\w{64}"', text)
+        else None
+    )
+
+
+TRITON_MODEL = Kind("a Triton model made from an artifact", _made)
 
 
 def triton_config(artifact: Artifact, name: str, max_batch: int, gpu: bool) -> str:

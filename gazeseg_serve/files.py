@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +29,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         # mkstemp makes files private; give this one what open() would have given it.
-        Path(name).chmod(0o666 & ~_umask())
+        Path(name).chmod(0o666 & ~umask())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -57,34 +54,8 @@ def read_json(path: Path) -> Any:
         raise ContractError(f"{path} is not JSON ({error}); the folder is damaged, write it again") from error
 
 
-@contextmanager
-def staged_folder(target: Path, marker: str) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes `target` when the block ends well.
-
-    An error inside the block leaves nothing behind. An existing `target` is replaced only if it is
-    empty or holds `marker` (so it is an older result of the same kind), else ContractError.
-    """
-    target = target.absolute()
-    if target.exists() and not (target / marker).is_file() and not (target.is_dir() and not any(target.iterdir())):
-        raise ContractError(f"{target} exists and is not an older result (no {marker}); choose another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        yield staging
-        staging.chmod(0o777 & ~_umask())
-        if target.exists():
-            old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            target.replace(old)
-            staging.replace(target)
-            shutil.rmtree(old)
-        else:
-            staging.replace(target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
-def _umask() -> int:
+def umask() -> int:
+    """The bits that new files of this process do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

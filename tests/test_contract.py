@@ -7,7 +7,7 @@ import pytest
 
 from gazeseg_serve.contract import Artifact, InputSpec, Level, Run, build
 from gazeseg_serve.errors import ContractError
-from gazeseg_serve.files import sha256, staged_folder, write_bytes
+from gazeseg_serve.files import sha256, write_bytes
 
 
 def write_run(folder: Path) -> Run:
@@ -113,28 +113,3 @@ def test_whole_numbers_pass_for_floats_but_not_the_other_way() -> None:
     assert build(Level, {"threshold": 1, "weights": "w", "sha256": "s"}, "here").threshold == 1.0
     with pytest.raises(ContractError, match="here: weights"):
         build(Level, {"threshold": 1, "weights": 2, "sha256": "s"}, "here")
-
-
-def test_a_staged_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "artifact"
-
-    def fail_half_way() -> None:
-        with staged_folder(target, "done") as folder:
-            (folder / "file").write_text("half")
-            raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError, match="half way"):
-        fail_half_way()
-    assert list(tmp_path.iterdir()) == []
-    for content in ("first", "second"):  # an older result of the same kind is replaced
-        with staged_folder(target, "done") as folder:
-            (folder / "done").write_text(content)
-        assert (target / "done").read_text() == content
-    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
-
-
-def test_a_staged_folder_replaces_nothing_of_somebody_elses(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(ContractError, match="not an older result"), staged_folder(tmp_path, "done"):
-        pass
-    assert (tmp_path / "thesis.tex").read_text() == "years"

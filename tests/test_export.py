@@ -206,7 +206,7 @@ def test_without_data_the_gate_says_that_its_images_are_synthetic(
 
 def test_a_folder_of_somebody_else_is_not_replaced(tiny_run: Path, phantoms: Path, tmp_path: Path) -> None:
     shutil.copytree(phantoms / "masks", tmp_path / "precious")
-    with pytest.raises(ContractError, match="not an older result"):
+    with pytest.raises(ContractError, match="is not an artifact folder"):
         export_run(tiny_run, tmp_path / "precious", data=phantoms)
     assert list((tmp_path / "precious").iterdir())
 

@@ -260,7 +260,7 @@ def test_settings_that_cannot_be_used_are_an_error(change):
 
 def test_a_folder_that_cannot_be_written_is_an_error(phantoms, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="Not a directory"):
+    with pytest.raises(ContractError, match="is a file"):
         make_masks(phantoms, tmp_path / "file", PLAIN, jobs=1)
 
 

@@ -112,7 +112,7 @@ def test_what_was_interrupted_goes_on_and_what_fails_is_listed(
         resumed.append(arguments[4])
         if len(resumed) == 1:
             raise TrainingError("the loss is nan")
-        return kept(*arguments[:4], False, "cpu")  # type: ignore[arg-type]
+        return kept(*arguments[:3], tmp_path / "elsewhere", False, "cpu")  # type: ignore[arg-type]
 
     monkeypatch.setattr(room, "train", faulty)
     found = sweep(config, ["seed=0,1"], phantoms, phantom_masks, out)

@@ -102,7 +102,7 @@ def evaluate(
 ) -> None:
     """Score a run or an artifact against true masks: Dice, IoU, HD95, and the calibration of the probability (ECE).
 
-    Example: gazeseg-serve evaluate runs/small --data kvasir --split val --out runs/small/val
+    Example: gazeseg-serve evaluate runs/small --data kvasir --split val --out build/small_val
     """
     from ..training.scoring.evaluate import evaluate as run_evaluation
 
@@ -181,10 +181,8 @@ def thresholds(
     Example: gazeseg-serve thresholds data/polyps --data data/polyps --out build/thresholds
     """
     require("scipy", "train")
-    from ..training.masks.threshold_report import write_sweep
-    from ..training.masks.threshold_sweep import as_dict, parse_grid, recommend, sweep_thresholds
+    from ..training.masks.threshold_report import report_thresholds
+    from ..training.masks.threshold_sweep import as_dict, parse_grid
 
-    sweep = sweep_thresholds(masks, data, parse_grid(grid))
-    recommendation = recommend(sweep)
-    lines = write_sweep(out, sweep, recommendation)
+    sweep, recommendation, lines = report_thresholds(masks, data, parse_grid(grid), out)
     finish([*lines, f"report: {out / 'thresholds.html'}"], as_dict(sweep, recommendation), as_json)

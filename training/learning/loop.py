@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from gazeseg_serve.contract import RUN_FILE, Run
+from gazeseg_serve.contract import Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import TrainingError
+from gazeseg_serve.folders import refuse_overlap
 from gazeseg_serve.progress import log, track
 
 from ..masks.levels import IGNORE
@@ -26,7 +27,7 @@ from .data import batch_indices, pack_annotated, pack_gaze, pack_truth, to_tenso
 from .distributed import average_gradients, open_fabric
 from .losses import consistency_loss, cross_loss, dice_loss, disputed_weights, segmentation_loss
 from .optimise import average_weights, make_optimiser, rate_at
-from .run_folder import write_history, write_run
+from .run_folder import BOARD, open_run, write_history, write_run
 from .sharpen import gain_at, sharpened_targets, teacher_logits
 from .validate import validate
 
@@ -38,10 +39,11 @@ def train(
 
     masks: the folder that `gazeseg-serve masks` wrote, the dataset's where None; only gaze needs it. Weights are those of
     the last step: nothing is selected.
-    Raises DatasetError, TrainingError (a non-finite loss; a run that is already there).
+    Raises DatasetError, TrainingError (a non-finite loss; a run that is already there, finished or not), ConfigError where
+    `out` overlaps the data.
     """
-    if (out / RUN_FILE).exists() and not resume:
-        raise TrainingError(f"{out} already holds a finished run; choose another --out, or delete it")
+    refuse_overlap(out, dataset_folder, masks)
+    open_run(out, resume)
     fabric = open_fabric(config, device)
     mine = slice(fabric.global_rank, None, fabric.world_size)  # this process's share of a batch
     dataset = Dataset.open(dataset_folder)
@@ -74,7 +76,7 @@ def train(
     first, history = load_checkpoint(out, config.as_dict(), state, optimiser) if resume else (0, [])
     unknown = config.data.supervision in ("point", "scribble")  # of what augmentation moves in from outside the image
     augment, steps = Augmenter(config.augment, IGNORE if unknown else 0), config.optimiser.steps
-    board = SummaryWriter(str(out / "tensorboard"), purge_step=first) if fabric.is_global_zero else None
+    board = SummaryWriter(str(out / BOARD), purge_step=first) if fabric.is_global_zero else None
 
     for step in track(range(first, steps), "training", steps - first):
         for group in optimiser.param_groups:

@@ -27,13 +27,25 @@ from torch import Tensor
 from gazeseg_serve.contract import RUN_FILE
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.files import sha256_file, staged_folder, write_bytes, write_json, write_text
+from gazeseg_serve.files import sha256_file, write_bytes, write_json, write_text
+from gazeseg_serve.folders import refuse_overlap, staged_folder
 from gazeseg_serve.metrics import class_dice
 from gazeseg_serve.pixels import log_odds, resize_image, resize_map
 from gazeseg_serve.png import encode_map
 from gazeseg_serve.progress import track
 
-from ..masks.folder import HEATMAPS, MASKS_FILE, MASKS_SCHEMA, REFINED, load_map, load_masks_info, map_files, versions
+from ..masks.folder import (
+    HEATMAPS,
+    MASKS_FILE,
+    MASKS_SCHEMA,
+    QUALITY_FILE,
+    REFINED,
+    RELABELLED_FOLDER,
+    load_map,
+    load_masks_info,
+    map_files,
+    versions,
+)
 from ..masks.levels import pseudo_mask_levels
 from ..masks.settings import settings_json
 from ..networks.ensemble import Ensemble, activation, load_ensemble
@@ -54,6 +66,7 @@ def relabel(run_folder: Path, dataset_folder: Path, masks: Path, out: Path, gain
     """
     if not (math.isfinite(gain) and gain >= 0):
         raise ConfigError(f"gain {gain} is not a number of at least 0")
+    refuse_overlap(out, run_folder, dataset_folder, masks)
     run, ensemble = load_ensemble(run_folder)
     dataset, info = Dataset.open(dataset_folder), load_masks_info(masks)
     if len(info.classes) != len(run.input.classes):
@@ -64,7 +77,7 @@ def relabel(run_folder: Path, dataset_folder: Path, masks: Path, out: Path, gain
         raise DatasetError(f"no training image of {run_folder} has a map in {masks} and an image in {dataset_folder}")
     kind = HEATMAPS if info.settings.crf is None else REFINED
     rows: list[dict[str, Any]] = []
-    with staged_folder(out, MASKS_FILE) as folder:
+    with staged_folder(out, RELABELLED_FOLDER) as folder:
         for stem, scores in track(_opinions(ensemble, dataset, stems), "relabelling", len(stems)):
             old = load_map(masks, stem, kind == REFINED)
             new = combine(old if old.ndim == 3 else old[None], scores, gain)
@@ -80,7 +93,7 @@ def relabel(run_folder: Path, dataset_folder: Path, masks: Path, out: Path, gain
         writer = csv.DictWriter(text, ["image", *names], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_text(folder / "quality.csv", text.getvalue())
+        write_text(folder / QUALITY_FILE, text.getvalue())
         origin = {"run": sha256_file(run_folder / RUN_FILE), "masks": info.fingerprint, "gain": gain}
         digest = hashlib.sha256(
             repr(

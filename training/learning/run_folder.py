@@ -13,12 +13,36 @@ from safetensors.torch import save
 
 from gazeseg_serve.contract import RUN_FILE, Level, Run
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.errors import ContractError
+from gazeseg_serve.errors import ContractError, TrainingError
 from gazeseg_serve.files import sha256, sha256_file, write_bytes, write_text
+from gazeseg_serve.folders import claim_folder, clear_partial
+from gazeseg_serve.progress import speaks as is_main_process
 
 from ..networks.ensemble import Ensemble
+from .checkpoint import STATE_FILE
 from .config import TrainConfig
 from .data import Packed
+
+HISTORY_FILE, BOARD = "metrics.csv", "tensorboard"
+
+
+def open_run(out: Path, resume: bool) -> None:
+    """Make sure that a training may begin, or with `resume` go on, in the folder `out`, and mark it as a run's.
+
+    Raises TrainingError where there is a run already, or with `resume` none to go on with; ContractError where files of a
+    run's names are there that no run made.
+    """
+    if resume and not (out / STATE_FILE).is_file():
+        raise TrainingError(f"{out / STATE_FILE} does not exist; start without --resume")
+    if not resume and (out / RUN_FILE).exists():
+        raise TrainingError(f"{out} already holds a finished run; choose another --out, or delete it")
+    if not resume and (out / STATE_FILE).exists():
+        raise TrainingError(f"{out} holds an unfinished run; go on with it by --resume, or choose another --out")
+    if not is_main_process():
+        return
+    claim_folder(out, "run", (RUN_FILE, HISTORY_FILE, "level_*.safetensors", STATE_FILE.partition("/")[0], BOARD), ours=resume)
+    clear_partial(out, r".+\.(safetensors|csv|json)")
+    clear_partial((out / STATE_FILE).parent, r".+\.safetensors")
 
 
 def write_history(out: Path, history: list[dict[str, float]]) -> None:
@@ -26,7 +50,7 @@ def write_history(out: Path, history: list[dict[str, float]]) -> None:
     writer = csv.DictWriter(text, list(history[-1]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    write_text(out / "metrics.csv", text.getvalue())
+    write_text(out / HISTORY_FILE, text.getvalue())
 
 
 def write_run(

@@ -16,12 +16,14 @@ from pathlib import Path
 from gazeseg_serve.contract import RUN_FILE, Run
 from gazeseg_serve.errors import ConfigError, GazesegError, TrainingError
 from gazeseg_serve.files import write_text
+from gazeseg_serve.folders import claim_folder, refuse_overlap
 from gazeseg_serve.progress import log
 
 from .checkpoint import STATE_FILE
 from .config import TrainConfig, load_config, parse_config
 from .loop import train
 
+TABLE_FILE, PAGE_FILE = "sweep.csv", "sweep.md"
 SEED = "seed"  # the one key that is averaged over where it is varied
 
 
@@ -80,6 +82,7 @@ def sweep(
     next is tried. `sweep.csv` (a row a run) and `sweep.md` (seeds averaged) are written anew after each. Raises
     ConfigError before anything is trained where a value is not known, TrainingError where a folder holds another run.
     """
+    refuse_overlap(out, config, dataset, masks)
     grid = dict(map(parse_vary, vary))
     if len(grid) < len(vary):
         raise ConfigError("a key is varied twice; give all its values in one --vary")
@@ -91,6 +94,7 @@ def sweep(
         raise ConfigError("two points of the grid are the same; give each value once")
     for name, (_, wanted) in configs.items():
         _check_same(out / name, wanted)
+    claim_folder(out, "sweep", (TABLE_FILE, PAGE_FILE))
     trials: list[Trial] = []
     for number, (name, (point, wanted)) in enumerate(configs.items(), start=1):
         log.info("run %d of %d: %s", number, len(configs), name)
@@ -154,5 +158,5 @@ def _write(out: Path, found: Sweep) -> None:
     writer = csv.DictWriter(text, list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(out / "sweep.csv", text.getvalue())
-    write_text(out / "sweep.md", found.markdown())
+    write_text(out / TABLE_FILE, text.getvalue())
+    write_text(out / PAGE_FILE, found.markdown())

@@ -21,6 +21,7 @@ import numpy as np
 from gazeseg_serve.contract import build
 from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.files import read_json
+from gazeseg_serve.folders import Kind, claim_folder, json_of
 from gazeseg_serve.png import read_map
 
 from .settings import MaskSettings
@@ -28,6 +29,8 @@ from .settings import MaskSettings
 MASKS_SCHEMA = "gazeseg-masks/1"
 MASKS_FILE = "masks.json"
 HEATMAPS, REFINED, PSEUDO_MASKS, RECORDS = "heatmaps", "refined", "pseudo_masks", "records"
+QUALITY_FILE, REPORT_FILE, DROPPED_FILE, DETECTED_FILE = "quality.csv", "quality.html", "dropped.csv", "detected_fixations.csv"
+_NAMES = (HEATMAPS, REFINED, PSEUDO_MASKS, RECORDS, QUALITY_FILE, REPORT_FILE, DROPPED_FILE, DETECTED_FILE, MASKS_FILE)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,33 @@ class MasksInfo:
     relabelled: dict[str, Any] | None = None
 
 
+def claim_masks_folder(out: Path) -> None:
+    """Make sure that `masks` may write into `out`, which may be the dataset folder; ContractError where it may not.
+
+    A folder of relabelled maps is not its own: their making took a training.
+    """
+    info = json_of(out / MASKS_FILE)
+    claim_folder(out, "masks", _NAMES, ours=info.get("schema") == MASKS_SCHEMA and not info.get("relabelled"))
+
+
+def _relabelled(folder: Path) -> set[str] | None:
+    """The files of a folder that `relabel` made."""
+    info = json_of(folder / MASKS_FILE)
+    if info.get("schema") != MASKS_SCHEMA or not info.get("relabelled"):
+        return None
+    stems, classes = info.get("stems", ()), info.get("classes", ())
+    files = [file for stem in stems for kind in (HEATMAPS, REFINED) for file in map_files(folder, kind, stem, classes)]
+    return {
+        MASKS_FILE,
+        QUALITY_FILE,
+        *(file.relative_to(folder).as_posix() for file in files),
+        *(f"{RECORDS}/{stem}.json" for stem in stems),
+    }
+
+
+RELABELLED_FOLDER = Kind("a folder of relabelled maps", _relabelled)
+
+
 def map_files(folder: Path, kind: str, stem: str, classes: Sequence[str]) -> list[Path]:
     """The map files of one image, one a class; `kind` is "heatmaps" or "refined"."""
     if len(classes) == 1:
@@ -70,7 +100,7 @@ def load_map(folder: Path | str, stem: str, refined: bool) -> np.ndarray:
         raise DatasetError(f"{folder} was made without CRF; train on its heatmaps, or make it again with --crf")
     files = map_files(folder, REFINED if refined else HEATMAPS, stem, info.classes)
     for file in files:
-        if not file.is_file():
+        if stem not in info.stems or not file.is_file():
             raise FileNotFoundError(f"{file} does not exist")
     maps = [read_map(file) for file in files]
     return maps[0] if len(maps) == 1 else np.stack(maps)

@@ -26,6 +26,7 @@ import numpy as np
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, GazesegError, require
 from gazeseg_serve.files import write_json, write_text
+from gazeseg_serve.folders import clear_partial, refuse_overlap
 from gazeseg_serve.progress import log, track
 
 from ..gaze.fixations import FixationTable, write_fixations
@@ -33,19 +34,24 @@ from ..gaze.readers import agreement_lines
 from ..gaze.scan_paths import OFF_SCREEN
 from ..gaze.sources import find_gaze, image_size, read_gaze
 from .folder import (
+    DETECTED_FILE,
+    DROPPED_FILE,
     HEATMAPS,
     MASKS_FILE,
     MASKS_SCHEMA,
     PSEUDO_MASKS,
+    QUALITY_FILE,
     RECORDS,
     REFINED,
+    REPORT_FILE,
     MasksInfo,
+    claim_masks_folder,
     load_map,
     load_masks_info,
     versions,
 )
 from .levels import pseudo_mask_levels
-from .one_image import ImageJob, finished, make_image, plan
+from .one_image import ImageJob, drop_image, finished, make_image, plan
 from .quality_report import report
 from .settings import MaskSettings, check_thresholds, parse_thresholds, settings_json
 from .verdict import Verdict, judge
@@ -124,6 +130,8 @@ def make_masks(
     """
     try:
         data = Dataset.open(dataset)
+        if out is not None and not _same(Path(out), data.root):
+            refuse_overlap(Path(out), data.root, None if gaze is None else Path(gaze))
         return _make(
             data, Path(out) if out is not None else data.root, settings or MaskSettings(), jobs, strict, gaze, reader, pool
         )
@@ -157,10 +165,14 @@ def _make(
     records = {job.stem: record for job in planned if (record := finished(job)) is not None}
     todo = [job for job in planned if job.stem not in records]
     reused = len(records)
-    _clear(out, stale=bool(todo))
+    claim_masks_folder(out)
+    stale = _stale(out, set(table.paths))
+    _clear(out, outdated=bool(todo or stale))
+    for record in stale:
+        drop_image(out, record)
     if not table.plain:
         sizes = {stem: image_size(data.images[stem]) or (0, 0) for stem in table.paths}
-        write_fixations(out / "detected_fixations.csv", table.paths, sizes, table.classes)
+        write_fixations(out / DETECTED_FILE, table.paths, sizes, table.classes)
     for record in track(_run(todo, jobs), "masks", len(todo)):
         records[record["stem"]] = record
     return _finish(data, out, settings, table, dict(sorted(records.items())), reused, strict)
@@ -195,15 +207,23 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _clear(out: Path, stale: bool) -> None:
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
+
+
+def _stale(out: Path, stems: set[str]) -> list[Path]:
+    """Records of images that have no gaze any more."""
+    return [path for path in sorted((out / RECORDS).glob("*.json")) if path.stem not in stems]
+
+
+def _clear(out: Path, outdated: bool) -> None:
     """Remove what a killed run left half written, and the summary that is about to be outdated."""
-    if stale:
+    if outdated:
         (out / MASKS_FILE).unlink(missing_ok=True)
     folders = [out / RECORDS, *(path for kind in (HEATMAPS, REFINED, PSEUDO_MASKS) for path in _folders(out / kind))]
     for folder in folders:
-        for path in folder.glob(".*"):
-            if re.fullmatch(r"\..+\.(png|json)\.\w{8}", path.name):
-                path.unlink(missing_ok=True)
+        clear_partial(folder, r".+\.(png|json)")
+    clear_partial(out, "|".join(map(re.escape, (QUALITY_FILE, REPORT_FILE, DROPPED_FILE, DETECTED_FILE, MASKS_FILE))))
 
 
 def _folders(top: Path) -> Iterable[Path]:
@@ -245,10 +265,10 @@ def _finish(
     kept = sum(len(scan) for scan in table.paths.values())
     verdict = judge(list(rows.values()), len(table.dropped) / (kept + len(table.dropped)))
     write_text(
-        out / "dropped.csv", _table(["file", "line", "image", "reason"], [dataclasses.astuple(row) for row in table.dropped])
+        out / DROPPED_FILE, _table(["file", "line", "image", "reason"], [dataclasses.astuple(row) for row in table.dropped])
     )
-    write_text(out / "quality.csv", _quality_csv(names, rows, skipped, table))
-    write_text(out / "quality.html", report(data, out, settings, table, rows, skipped, verdict))
+    write_text(out / QUALITY_FILE, _quality_csv(names, rows, skipped, table))
+    write_text(out / REPORT_FILE, report(data, out, settings, table, rows, skipped, verdict))
     fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, good], sort_keys=True).encode())
     write_json(
         out / MASKS_FILE,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.errors import ContractError, DatasetError, ImageError
-from gazeseg_serve.files import read_json, sha256_file, write_bytes, write_json
+from gazeseg_serve.errors import DatasetError, ImageError
+from gazeseg_serve.files import sha256_file, write_bytes, write_json
+from gazeseg_serve.folders import json_of
 from gazeseg_serve.png import encode_map, encode_png, read_map
 
 from ..gaze.fixations import ScanPath
@@ -42,6 +43,7 @@ class ImageJob:
     out: Path
     maps_key: str
     levels_key: str
+    image_sha256: str
 
     @property
     def record(self) -> Path:
@@ -51,12 +53,13 @@ class ImageJob:
 def plan(data: Dataset, stem: str, scan: ScanPath, classes: tuple[str, ...], settings: MaskSettings, out: Path) -> ImageJob:
     """Hash the inputs of one image. Raises OSError where the image or its mask cannot be read."""
     image, mask = data.images[stem], data.masks.get(stem)
+    digest = sha256_file(image)
     table = np.stack([scan.x, scan.y, scan.duration, scan.label.astype(np.float64)])
     chosen = settings_json(settings)
     thresholds = chosen.pop("thresholds")
     maps_key = _digest(
         {
-            "image": sha256_file(image),
+            "image": digest,
             "gaze": hashlib.sha256(table.tobytes()).hexdigest(),
             "classes": classes,
             "settings": chosen,
@@ -65,12 +68,12 @@ def plan(data: Dataset, stem: str, scan: ScanPath, classes: tuple[str, ...], set
     )
     levels_key = _digest({"thresholds": thresholds, "measures": MEASURES, "mask": sha256_file(mask) if mask else None})
     alone = Dataset(data.root, {stem: image}, {stem: mask} if mask else {})
-    return ImageJob(alone, stem, scan, classes, settings, out, maps_key, levels_key)
+    return ImageJob(alone, stem, scan, classes, settings, out, maps_key, levels_key, digest)
 
 
 def finished(job: ImageJob) -> dict[str, Any] | None:
     """The record of this image, where it was made from the same inputs and all its files are there."""
-    record = _old_record(job)
+    record = _read_record(job.record)
     if record.get("maps_key") != job.maps_key or record.get("levels_key") != job.levels_key:
         return None
     return record if _files_there(job, record, ()) else None
@@ -81,20 +84,39 @@ def make_image(job: ImageJob) -> dict[str, Any]:
 
     The record of an image that cannot be used holds the reason under "skipped", and no file of it remains.
     """
-    old = _old_record(job)
-    record: dict[str, Any] = {"stem": job.stem, "maps_key": job.maps_key, "levels_key": job.levels_key}
+    old = _read_record(job.record)
+    record: dict[str, Any] = {
+        "stem": job.stem,
+        "maps_key": job.maps_key,
+        "levels_key": job.levels_key,
+        "image_sha256": job.image_sha256,
+    }
     try:
         files = _make(job, old, record)
     except (DatasetError, ImageError) as error:
         files, record = {}, {"stem": job.stem, "skipped": str(error)}
     record["files"] = {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in sorted(files.items())}
-    for name, data in files.items():
-        if record["files"][name] != old.get("files", {}).get(name) or not _is_there(job.out / name, len(data)):
-            write_bytes(job.out / name, data)
-    for name in set(old.get("files", {})) - set(files):
+    before = old.get("files", {})
+    todo = [
+        name
+        for name, data in files.items()
+        if record["files"][name] != before.get(name) or not _is_there(job.out / name, len(data))
+    ]
+    # First a record of what may be there from now on: whenever the process ends, no file is without one.
+    write_json(job.record, {"stem": job.stem, "files": before | dict.fromkeys(todo, (0, ""))})
+    for name in todo:
+        write_bytes(job.out / name, files[name])
+    for name in set(before) - set(files):
         (job.out / name).unlink(missing_ok=True)
     write_json(job.record, record)
     return record
+
+
+def drop_image(out: Path, record: Path) -> None:
+    """Remove the files of an image that has no gaze any more, and then their record."""
+    for name in _read_record(record).get("files", {}):
+        (out / name).unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
 
 
 def _make(job: ImageJob, old: dict[str, Any], record: dict[str, Any]) -> dict[str, bytes]:
@@ -156,14 +178,14 @@ def _kinds(settings: MaskSettings) -> tuple[str, ...]:
     return (HEATMAPS,) if settings.crf is None else (HEATMAPS, REFINED)
 
 
-def _old_record(job: ImageJob) -> dict[str, Any]:
-    if not job.record.is_file():
+def _read_record(path: Path) -> dict[str, Any]:
+    """The record in a file; empty where it is missing, damaged or names a file that is no map or mask."""
+    record = json_of(path)
+    files = record.get("files")
+    kinds = (HEATMAPS, REFINED, PSEUDO_MASKS)
+    if not isinstance(files, dict) or any(name.partition("/")[0] not in kinds or ".." in name.split("/") for name in files):
         return {}
-    try:
-        record = read_json(job.record)
-    except ContractError:  # damaged: make the image again
-        return {}
-    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else {}
+    return record
 
 
 def _files_there(job: ImageJob, record: dict[str, Any], kinds: tuple[str, ...]) -> bool:

@@ -11,17 +11,49 @@ from pathlib import Path
 import numpy as np
 
 from gazeseg_serve import pictures
-from gazeseg_serve.files import write_bytes, write_text
+from gazeseg_serve.files import write_bytes, write_json, write_text
+from gazeseg_serve.folders import Kind, refuse_foreign, refuse_overlap, schema_of, staged_folder
 from gazeseg_serve.png import encode_png
 
 from ..plots import grid_plot, line_plot
-from .threshold_sweep import Recommendation, Sweep
+from .threshold_sweep import Recommendation, Sweep, as_dict, recommend, sweep_thresholds
 
+THRESHOLDS_SCHEMA = "gazeseg-thresholds/1"
+RESULT_FILE = "thresholds.json"
+FILES = (RESULT_FILE, "thresholds.csv", "pairs.csv", "thresholds.png", "pairs.png", "thresholds.html")
 PUBLISHED = {"Kvasir-SEG": (0.5, 0.3), "NCI-ISBI": (0.2, 0.4)}
 
 
+def report_thresholds(
+    masks: Path, data: Path | None, grid: Sequence[float], out: Path
+) -> tuple[Sweep, Recommendation, list[str]]:
+    """Sweep the thresholds of a masks folder and write the folder `out`; the sweep, two thresholds, the lines to read first.
+
+    Raises what `sweep_thresholds` raises; ConfigError where `out` overlaps an input, ContractError where it holds something
+    else.
+    """
+    refuse_overlap(out, masks, data)
+    refuse_foreign(out, THRESHOLDS_FOLDER)
+    sweep = sweep_thresholds(masks, data, grid)
+    recommendation = recommend(sweep)
+    return sweep, recommendation, write_sweep(out, sweep, recommendation)
+
+
 def write_sweep(out: Path, sweep: Sweep, recommendation: Recommendation) -> list[str]:
-    """Write the tables, plots and page into `out`; returns the lines a person reads first."""
+    """Write the folder `out`, whole: tables, plots and page; returns the lines a person reads first."""
+    with staged_folder(out, THRESHOLDS_FOLDER) as folder:
+        write_json(folder / RESULT_FILE, {"schema": THRESHOLDS_SCHEMA} | as_dict(sweep, recommendation))
+        return _write(folder, sweep, recommendation)
+
+
+def _made(folder: Path) -> set[str] | None:
+    return set(FILES) if schema_of(folder / RESULT_FILE) == THRESHOLDS_SCHEMA else None
+
+
+THRESHOLDS_FOLDER = Kind(f"a folder of thresholds ({RESULT_FILE})", _made)
+
+
+def _write(out: Path, sweep: Sweep, recommendation: Recommendation) -> list[str]:
     rows = sweep.rows()
     write_text(out / "thresholds.csv", _csv(list(rows[0]), [list(row.values()) for row in rows]))
     pairs = _pairs(sweep)

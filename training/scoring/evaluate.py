@@ -16,7 +16,8 @@ import torch
 from gazeseg_serve.contract import InputSpec, Run, is_artifact, is_run, split_fingerprints
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ContractError, DatasetError
-from gazeseg_serve.files import write_bytes, write_text
+from gazeseg_serve.files import write_bytes, write_json, write_text
+from gazeseg_serve.folders import Kind, refuse_foreign, refuse_overlap, schema_of, staged_folder
 from gazeseg_serve.metrics import bootstrap_interval, dice, iou
 from gazeseg_serve.pictures import as_rgb, outline, thumbnail
 from gazeseg_serve.pixels import resize_image
@@ -28,6 +29,10 @@ from ..networks.ensemble import activation, load_ensemble
 from ..plots import reliability_plot
 from .calibration import Reliability
 from .surface_distance import hd95
+
+EVALUATION_SCHEMA = "gazeseg-evaluation/1"
+RESULT_FILE = "evaluation.json"
+FILES = (RESULT_FILE, "scores.csv", "summary.csv", "worst.png", "calibration.csv", "calibration.png")
 
 
 @dataclass(frozen=True)
@@ -105,9 +110,12 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
 
     Each image is resized to the network's size, the scores back to the mask's own size, then cut at 0.5 (METHOD:
     Zhong et al., section 3). The split is the run's own where it recorded one, so that training images stay out of
-    it. With `out`, writes `scores.csv`, `summary.csv`, `worst.png`, `calibration.csv` and `calibration.png`.
-    Raises DatasetError, ContractError.
+    it. With `out`, writes the folder whole: `evaluation.json`, `scores.csv`, `summary.csv`, `worst.png`, `calibration.csv`
+    and `calibration.png`. Raises DatasetError, ContractError, ConfigError where `out` overlaps the model or the data.
     """
+    if out is not None:
+        refuse_overlap(out, model, data)
+        refuse_foreign(out, EVALUATION_FOLDER)
     dataset = Dataset.open(data)
     opened = _open(model)
     spec, predict = opened.spec, opened.predict
@@ -126,18 +134,25 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
             reliability[member] = reliability[member] + table if member in reliability else table
     evaluation = Evaluation(split, tuple(scores), reliability, spec.classes)
     if out is not None:
-        write_text(out / "scores.csv", _csv(evaluation.table()))
-        write_text(out / "summary.csv", _csv(evaluation.summary()))
-        write_bytes(out / "worst.png", encode_png(worst_cases(evaluation, dataset, masks, spec, pictures)))
-        write_text(
-            out / "calibration.csv",
-            _csv([{"member": member, **row} for member, table in reliability.items() for row in table.rows()]),
-        )
-        write_bytes(
-            out / "calibration.png",
-            encode_png(reliability_plot({name: table.rows() for name, table in reliability.items() if "+" not in name})),
-        )
+        with staged_folder(out, EVALUATION_FOLDER) as folder:
+            write_json(folder / RESULT_FILE, {"schema": EVALUATION_SCHEMA, "split": split, "members": evaluation.summary()})
+            write_text(folder / "scores.csv", _csv(evaluation.table()))
+            write_text(folder / "summary.csv", _csv(evaluation.summary()))
+            write_bytes(folder / "worst.png", encode_png(worst_cases(evaluation, dataset, masks, spec, pictures)))
+            tables = {name: table.rows() for name, table in reliability.items()}
+            write_text(
+                folder / "calibration.csv", _csv([{"member": name, **row} for name, rows in tables.items() for row in rows])
+            )
+            shown = {name: rows for name, rows in tables.items() if "+" not in name}
+            write_bytes(folder / "calibration.png", encode_png(reliability_plot(shown)))
     return evaluation
+
+
+def _made(folder: Path) -> set[str] | None:
+    return set(FILES) if schema_of(folder / RESULT_FILE) == EVALUATION_SCHEMA else None
+
+
+EVALUATION_FOLDER = Kind(f"a folder of evaluate ({RESULT_FILE})", _made)
 
 
 def _foreground(prediction: Prediction) -> np.ndarray:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -13,10 +11,9 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -54,7 +51,8 @@ from .levels import pseudo_mask_levels
 from .one_image import ImageJob, drop_image, finished, make_image, plan
 from .quality_report import report
 from .settings import MaskSettings, check_thresholds, parse_thresholds, settings_json
-from .verdict import Verdict, judge
+from .summary import MasksSummary, csv_table, quality_csv
+from .verdict import judge
 
 __all__ = [
     "MaskSettings",
@@ -69,41 +67,6 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class MasksSummary:
-    """What one call of `make_masks` did.
-
-    made, reused    how many images were made now, and how many were finished before
-    skipped         reason by stem; dropped: rows of the fixation table by reason
-    means           mean of every quality figure over the images
-    notes           what the gaze was recognised as and how, what was assumed, and how several readers agree
-    """
-
-    out: Path
-    images: int
-    made: int
-    reused: int
-    skipped: dict[str, str]
-    dropped: dict[str, int]
-    means: dict[str, float]
-    verdict: Verdict
-    notes: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The summary for machines."""
-        return dataclasses.asdict(self) | {"out": str(self.out)}
-
-    def lines(self) -> list[str]:
-        """The summary for people, one fact a line."""
-        lines = [f"source: {note}" for note in self.notes]
-        lines.append(f"{self.images} images in {self.out} ({self.made} made now, {self.reused} finished before)")
-        lines += [f"dropped {count} row(s): {reason}" for reason, count in self.dropped.items()]
-        lines += [f"skipped {count} image(s): {reason}" for reason, count in Counter(self.skipped.values()).most_common(5)]
-        lines += [self.verdict.line, *self.verdict.advice, f"report: {self.out / 'quality.html'}"]
-        lines += [f"{name}: {value:.4f}" for name, value in self.means.items() if name.startswith(("dice", "inside"))]
-        return lines
 
 
 def make_masks(
@@ -265,9 +228,9 @@ def _finish(
     kept = sum(len(scan) for scan in table.paths.values())
     verdict = judge(list(rows.values()), len(table.dropped) / (kept + len(table.dropped)))
     write_text(
-        out / DROPPED_FILE, _table(["file", "line", "image", "reason"], [dataclasses.astuple(row) for row in table.dropped])
+        out / DROPPED_FILE, csv_table(["file", "line", "image", "reason"], [dataclasses.astuple(row) for row in table.dropped])
     )
-    write_text(out / QUALITY_FILE, _quality_csv(names, rows, skipped, table))
+    write_text(out / QUALITY_FILE, quality_csv(names, rows, skipped, table))
     write_text(out / REPORT_FILE, report(data, out, settings, table, rows, skipped, verdict))
     fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, good], sort_keys=True).encode())
     write_json(
@@ -287,24 +250,3 @@ def _finish(
     )
     notes = (*table.notes, *agreement_lines(table.readers))
     return MasksSummary(out, len(good), len(records) - reused, reused, skipped, table.reasons, means, verdict, notes)
-
-
-def _quality_csv(names: list[str], rows: dict[str, dict[str, float]], skipped: dict[str, str], table: FixationTable) -> str:
-    """One row an image, skipped ones too; the rows dropped from its table, by reason, stand beside its figures."""
-    drops: dict[str, Counter[str]] = {}
-    for row in table.dropped:
-        drops.setdefault(row.image, Counter())[row.reason] += 1
-    reasons = sorted(table.reasons)
-    lines = []
-    for stem in sorted({*rows, *skipped, *drops}):
-        status = "used" if stem in rows else f"skipped: {skipped[stem]}" if stem in skipped else "unknown image"
-        quality = rows.get(stem, {})
-        count = drops.get(stem, Counter())
-        lines.append([stem, status, *(quality.get(name, "") for name in names), *(count[r] for r in reasons)])
-    return _table(["image", "status", *names, *(f"dropped: {reason}" for reason in reasons)], lines)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()

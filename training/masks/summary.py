@@ -1,0 +1,73 @@
+"""What `masks` tells when it has done: a summary for people and machines, and the tables of its folder."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..gaze.fixations import FixationTable
+from .folder import REPORT_FILE
+from .verdict import Verdict
+
+
+@dataclass(frozen=True)
+class MasksSummary:
+    """What one call of `make_masks` did.
+
+    made, reused    how many images were made now, and how many were finished before
+    skipped         reason by stem; dropped: rows of the fixation table by reason
+    means           mean of every quality figure over the images
+    notes           what the gaze was recognised as and how, what was assumed, and how several readers agree
+    """
+
+    out: Path
+    images: int
+    made: int
+    reused: int
+    skipped: dict[str, str]
+    dropped: dict[str, int]
+    means: dict[str, float]
+    verdict: Verdict
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for machines."""
+        return dataclasses.asdict(self) | {"out": str(self.out)}
+
+    def lines(self) -> list[str]:
+        """The summary for people, one fact a line."""
+        lines = [f"source: {note}" for note in self.notes]
+        lines.append(f"{self.images} images in {self.out} ({self.made} made now, {self.reused} finished before)")
+        lines += [f"dropped {count} row(s): {reason}" for reason, count in self.dropped.items()]
+        lines += [f"skipped {count} image(s): {reason}" for reason, count in Counter(self.skipped.values()).most_common(5)]
+        lines += [self.verdict.line, *self.verdict.advice, f"report: {self.out / REPORT_FILE}"]
+        lines += [f"{name}: {value:.4f}" for name, value in self.means.items() if name.startswith(("dice", "inside"))]
+        return lines
+
+
+def quality_csv(names: list[str], rows: dict[str, dict[str, float]], skipped: dict[str, str], table: FixationTable) -> str:
+    """One row an image, skipped ones too; the rows dropped from its table, by reason, stand beside its figures."""
+    drops: dict[str, Counter[str]] = {}
+    for row in table.dropped:
+        drops.setdefault(row.image, Counter())[row.reason] += 1
+    reasons = sorted(table.reasons)
+    lines = []
+    for stem in sorted({*rows, *skipped, *drops}):
+        status = "used" if stem in rows else f"skipped: {skipped[stem]}" if stem in skipped else "unknown image"
+        quality = rows.get(stem, {})
+        count = drops.get(stem, Counter())
+        lines.append([stem, status, *(quality.get(name, "") for name in names), *(count[r] for r in reasons)])
+    return csv_table(["image", "status", *names, *(f"dropped: {reason}" for reason in reasons)], lines)
+
+
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A header and rows as CSV text."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()

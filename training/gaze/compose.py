@@ -44,7 +44,8 @@ def _unknown(table: Table) -> str:
 
 
 def _overlaid(layout: Layout, mapping: GazeMapping) -> Layout:
-    said, known, units, notes = mapping.columns, layout.columns, layout.units, layout.notes
+    said, known, units = mapping.columns, layout.columns, layout.units
+    notes = (*layout.notes, *layout.table.notes)
     if layout.made and said != Columns():
         said = Columns()
         notes += (f"{layout.name} has no columns, so those that gaze.toml names are not used",)

@@ -60,7 +60,7 @@ def recognise(table: Table) -> Layout | None:
 
 
 def _pixels(table: Table, x: str, y: str) -> bool:
-    """Whether most positions are above what a share of the image can be."""
+    """Whether most positions are above what a share of the image can be, and some above what a percentage can be."""
     places = [table.names.index(x), table.names.index(y)]
     values = [
         value
@@ -69,4 +69,4 @@ def _pixels(table: Table, x: str, y: str) -> bool:
         for value in (number(cells[place]) for place in places)
         if 0 < abs(value) < 1e6
     ]
-    return sum(abs(value) > 1.5 for value in values) * 2 > len(values)
+    return sum(abs(value) > 1.5 for value in values) * 2 > len(values) and max(map(abs, values)) > 100

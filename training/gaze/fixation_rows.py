@@ -24,6 +24,7 @@ from .scan_paths import (
     Dropped,
 )
 
+READING = "reading "  # and a number: a reader whom no column names
 Fixation = tuple[float, float, float, int]  # x, y, duration, label
 
 
@@ -63,7 +64,7 @@ def collect(layout: Layout, rows: Sequence[Row], labels: Mapping[str, int], foun
             continue
         reading = len(readings[row.image, row.reader, row.trial, label])
         # A reading that starts anew is another reader's or a repeated trial's: kept apart where no column says whose.
-        reader = row.reader or (f"reading {reading}" if row.image in restarted and reading > 1 else "")
+        reader = row.reader or (f"{READING}{reading}" if row.image in restarted and reading > 1 else "")
         found.kept.setdefault((row.image, reader), []).append((row.x, row.y, row.duration, label))
     if restarted:
         found.notes.append(

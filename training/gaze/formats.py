@@ -38,7 +38,7 @@ TABLES: tuple[Callable[[Table], Layout | None], ...] = (
     smi.recognise,
 )
 # Files that lie beside gaze and are none of it; a pattern over a folder passes them by.
-SUFFIXES = (".csv", ".tsv", ".txt", ".asc", ".json", ".xdf", ".xdfz", ".xlsx", ".gz")
+SUFFIXES = (".csv", ".tsv", ".txt", ".asc", ".json", ".xdf", ".xdfz", ".xlsx", ".xls", ".gz")
 
 
 def recognise(path: Path, images: ImageNames) -> Layout | Table:

@@ -87,6 +87,6 @@ def unit_in(name: str | None) -> str | None:
 def stem_of(path: Path) -> str:
     """A file's name without its endings, `.tsv.gz` being two."""
     name = path.name
-    while Path(name).suffix.lower() in (".gz", ".csv", ".tsv", ".txt", ".asc", ".json", ".xdf", ".xlsx"):
+    while Path(name).suffix.lower() in (".gz", ".csv", ".tsv", ".txt", ".asc", ".json", ".xdf", ".xlsx", ".xls"):
         name = Path(name).stem
     return name

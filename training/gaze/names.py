@@ -11,7 +11,7 @@ from functools import lru_cache
 # Endings that a recording may give an image without another image being meant.
 _SUFFIX = re.compile(r"\.(?:png|jpe?g|tiff?|bmp|gif|webp|dcm|dicom|jp2|mhd|mha|nrrd|nii|nii\.gz|avi|mp4)$", re.IGNORECASE)
 # Endings of the files that hold gaze; a file's name without them may name its image.
-_TABLE = re.compile(r"\.(?:csv|tsv|txt|asc|json|xdf|xdfz|xlsx|gz|dat|log)$", re.IGNORECASE)
+_TABLE = re.compile(r"\.(?:csv|tsv|txt|asc|json|xdf|xdfz|xlsx?|gz|dat|log)$", re.IGNORECASE)
 
 
 class ImageNames:

@@ -21,6 +21,7 @@ from .rows import Row
 from .scan_paths import BACKWARDS, DOUBLED, LOST, OFF_SCREEN, UNKNOWN_CLASS
 
 Look = list[Row]
+_FIXATIONS = (0.2, 15.0)  # rows a second of a list of fixations
 
 
 def collect(
@@ -73,10 +74,13 @@ def _check_units(layout: Layout, looks: Sequence[Look]) -> None:
     # The times are in ms here; in the unit that the file was said to have, a step is this long.
     step = 1000 / rate / MILLISECONDS[said]
     unit = bounds.unit_of_rate([0, step])
+    fixes = []
+    if _FIXATIONS[0] <= rate < low:
+        fixes.append("a table of fixations, not of raw gaze, needs columns.duration in gaze.toml")
     if unit is not None:
-        fix = f'in "{unit}" it is {1000 / (step * MILLISECONDS[unit]):.4g}: write time = "{unit}" under [units] in gaze.toml'
-    else:
-        fix = "raw gaze is meant here; a table of fixations needs columns.duration in gaze.toml"
+        other = 1000 / (step * MILLISECONDS[unit])
+        fixes.append(f'read in "{unit}" it would be {other:.4g}: write time = "{unit}" under [units] in gaze.toml')
+    fix = "; or ".join(fixes) or "look at its column of time"
     raise DatasetError(
         f"{layout.table.path} has {rate:.4g} samples a second, its times read in {said}; "
         f"{low:g} to {high:g} are a tracker's. {fix}"

@@ -48,7 +48,7 @@ def by_reader(kept: Mapping[tuple[str, str], list[Fixation]]) -> dict[str, dict[
         return {}
     found: dict[str, dict[str, ScanPath]] = {}
     for (stem, reader), fixations in kept.items():
-        found.setdefault(stem, {})[reader or "reading 1"] = scan_path(fixations)
+        found.setdefault(stem, {})[reader or "unnamed"] = scan_path(fixations)
     return {stem: dict(sorted(scans.items())) for stem, scans in sorted(found.items())}
 
 

@@ -62,7 +62,7 @@ def _screen(comments: Sequence[str]) -> Screen:
     text = "\n".join(comments)
 
     def pair(label: str) -> list[float]:
-        match = re.search(rf"##\s*{label}[^:]*:\s*([\d.]+)\s*(?:[\sx]\s*([\d.]+))?", text)
+        match = re.search(rf"##\s*{label}[^:\n]*:[ \t]*([\d.]+)(?:[ \tx]+([\d.]+))?", text)
         return [number(part) for part in match.groups() if part] if match else []
 
     area, size, distance = pair("Calibration Area"), pair("Stimulus Dimension"), pair("Head Distance")

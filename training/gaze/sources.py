@@ -15,8 +15,8 @@ from . import fixation_rows, raw_samples, readers
 from .classes import class_names, row_label
 from .compose import assumptions, compose, recognised
 from .csv_table import Table
-from .fixation_rows import Found
-from .formats import gaze_files, recognise
+from .fixation_rows import READING, Found
+from .formats import SUFFIXES, gaze_files, recognise
 from .gazemedseg import NAME as PLAIN
 from .layout import Layout, stem_of
 from .mapping import GazeMapping, load_mapping
@@ -55,7 +55,10 @@ def find_gaze(root: Path) -> Path:
 def fixation_file(root: Path) -> Path | None:
     """The file in a folder that is called fixations, whatever its ending."""
     plain = root / SOURCES[0]
-    return plain if plain.is_file() else next((f for f in sorted(root.glob("fixations.*")) if f.is_file()), None)
+    if plain.is_file():
+        return plain
+    others = (file for file in sorted(root.glob("fixations.*")) if file.is_file())
+    return next((file for file in others if file.suffix.lower() in (*SUFFIXES, ".edf")), None)
 
 
 def read_gaze(
@@ -194,6 +197,8 @@ def _merge(parts: list[tuple[Layout, Found]], found: Found) -> None:
         found.lost += part.lost
         for stem, why in part.skipped.items():
             found.skipped.setdefault(stem, why)
+    if any(reader.startswith(READING) for _, reader in found.kept):
+        found.kept = {(stem, reader or f"{READING}1"): fixations for (stem, reader), fixations in found.kept.items()}
 
 
 def _table(

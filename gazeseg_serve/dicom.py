@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import io
-import logging
-import re
 import struct
-import warnings
 from collections.abc import Iterator
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +13,7 @@ from .dicom_colour import colour
 from .dicom_grey import grey
 from .dicom_pixels import Layout, check_syntax, stored_frames
 from .errors import ImageTooLarge, MalformedImage, UnsupportedImage, require
+from .quiet import quiet_readers
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -60,7 +57,6 @@ _GREY_ELEMENTS = (
 )
 _GREY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _OTHER_COLOUR = ("YBR_PARTIAL_422", "YBR_PARTIAL_420", "HSV", "ARGB", "CMYK", "XYB")
-_QUIET = ("ignore", None, Warning, re.compile(r"(pydicom|highdicom)(\.|$)"), 0)
 
 
 def broken_errors() -> tuple[type[Exception], ...]:
@@ -85,7 +81,8 @@ def read_dataset(data: bytes, limits: Limits) -> Dataset:
 
     Raises MalformedImage, UnsupportedImage, ImageTooLarge (all frames together) or MissingExtraError.
     """
-    pydicom = _pydicom()
+    pydicom = require("pydicom", "dicom")
+    quiet_readers()
     if data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00") > _MAX_ITEMS:
         raise ImageTooLarge(f"the DICOM file has more than {_MAX_ITEMS} items; send fewer frames a file")
     try:
@@ -95,16 +92,6 @@ def read_dataset(data: bytes, limits: Limits) -> Dataset:
     except broken_errors() as error:
         raise MalformedImage(f"the DICOM file cannot be read ({type(error).__name__}); send one image object, whole") from error
     return dataset
-
-
-def _pydicom() -> ModuleType:
-    """pydicom, whose warnings quote what they read; here they go nowhere, since names of patients may be in them."""
-    pydicom = require("pydicom", "dicom")
-    if warnings.filters[:1] != [_QUIET]:
-        warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
-    for name in ("pydicom", "highdicom"):
-        logging.getLogger(name).disabled = True
-    return pydicom
 
 
 class _Counted(io.BytesIO):

@@ -19,6 +19,7 @@ from .dicom import decode_dicom, is_dicom
 from .dicom_codestream import check_scans
 from .errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
 from .pixels import DEFAULT_LIMITS, Limits, eight_bit, map_values, unit_range, with_channels
+from .quiet import quiet_readers
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 _FORMATS = ("PNG", "JPEG", "TIFF")  # JPEG opens MPO files, too
@@ -57,6 +58,7 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
         raise ImageTooLarge(f"the image has {len(data)} bytes, the limit is {limits.max_bytes}; send a smaller file")
     if is_dicom(data):
         return with_channels(decode_dicom(data, limits, dtype), channels)
+    quiet_readers()
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image, data, limits)

@@ -56,8 +56,10 @@ def seed_corpus() -> dict[str, bytes]:
         "gif": pillow(colour, "GIF"),
         "bmp": pillow(colour, "BMP"),
     }
+    from dicom_kinds import every_kind
     from dicoms import dicom_file
 
+    corpus.update({f"dicom {kind}": data for kind, data in every_kind().items()})
     corpus["dicom"] = dicom_file(1, grey16)
     corpus["dicom-rescaled"] = dicom_file(
         2,

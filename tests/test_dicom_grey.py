@@ -11,7 +11,7 @@ import cv2
 import dicom_kinds as kinds
 import numpy as np
 import pytest
-from dicom_kinds import image_file, lut_item
+from dicom_kinds import image_file, lut_item, palette
 
 from gazeseg_serve import service
 from gazeseg_serve.default_model import default_artifact
@@ -184,21 +184,6 @@ def test_padding_sets_no_scale_and_is_black(dtype: str, photometric: str, value:
 def test_an_image_of_padding_alone_is_black() -> None:
     element = pydicom.DataElement("PixelPaddingValue", "US", 7)
     assert not grey(np.full((3, 4), 7, np.uint16), PixelPaddingValue=element).any()
-
-
-def palette(entries: np.ndarray, bits: int, first: int, big: bool, wide: bool) -> dict[str, Any]:
-    """The elements of a palette `(N, 3)`; `wide`: entries of 8 bit in a word each, as many write them."""
-    elements: dict[str, Any] = {}
-    for i, name in enumerate(("Red", "Green", "Blue")):
-        word = ">u2" if big else "<u2"
-        if bits == 16 or wide:
-            data = entries[:, i].astype(word).tobytes()
-        else:
-            data = np.frombuffer(kinds.padded(entries[:, i].astype(np.uint8).tobytes()), "<u2").astype(word).tobytes()
-        keyword = f"{name}PaletteColorLookupTable"
-        elements[f"{keyword}Descriptor"] = pydicom.DataElement(f"{keyword}Descriptor", "US", [len(entries), first, bits])
-        elements[f"{keyword}Data"] = pydicom.DataElement(f"{keyword}Data", "OW", data)
-    return elements
 
 
 @pytest.mark.parametrize("syntax", [kinds.EXPLICIT, kinds.BIG, kinds.RLE])

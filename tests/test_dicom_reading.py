@@ -132,7 +132,7 @@ def test_nothing_that_was_read_is_logged_warned_of_or_quoted(kind: str, caplog: 
         warnings.simplefilter("ignore")
         data = image_file(PIXELS, **LEAKS[kind])
     for logger in ("pydicom", "highdicom"):  # as an application may have set it up
-        logging.getLogger(logger).disabled = False
+        logging.getLogger(logger).setLevel(logging.DEBUG)
     caplog.set_level(logging.DEBUG)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import struct
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gazeseg_serve.errors import ImageTooLarge, MalformedImage, UnsupportedImage
+from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
 from gazeseg_serve.imaging import decode_image
 
 LONG, SHORT = 4, 3
@@ -112,3 +115,19 @@ def test_what_a_reader_says_of_a_broken_file_is_not_told() -> None:
     with pytest.raises(MalformedImage) as raised:
         decode_image(bytes(data[: len(data) // 2]))
     assert str(raised.value) == "the image cannot be decoded; it is truncated or corrupt"
+
+
+def test_nothing_that_pillow_reads_is_logged_or_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """At the level of debugging it logs the value of every tag; of a tag that is cut it warns."""
+    secret = [ord(letter) for letter in "Doe^Jane"]
+    strip = {273: (LONG, [8]), 278: (LONG, [4]), 279: (LONG, [16]), 270: (SHORT, secret)}
+    data = grey_tiff(4, 4, 1, strip, bytes(16))
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("PIL").setLevel(logging.DEBUG)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert decode_image(data, 1).shape == (4, 4, 1)
+        with contextlib.suppress(ImageError):
+            decode_image(data[:-8], 1)
+    assert warned == []
+    assert caplog.records == []

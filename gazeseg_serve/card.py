@@ -32,6 +32,12 @@ def _artifact_lines(folder: Path, artifact: Artifact) -> list[str]:
     ]
     lines += [f"output       {t.name} {t.dtype} ({', '.join(map(str, t.axes))})" for t in artifact.outputs]
     lines += [f"threshold    {artifact.threshold:g}", f"presence     {_presence(artifact.presence)}"]
+    if artifact.intended_use is not None:
+        lines += [f"for          {artifact.intended_use.text}"]
+    lines += [
+        f"code         {name}: {known.type.meaning} ({known.type.scheme} {known.type.value})"
+        for name, known in zip(artifact.input.classes, artifact.codes, strict=False)
+    ]
     lines += [f"parity       {name} {_short(value)}" for name, value in artifact.parity.items()]
     provenance = artifact.provenance
     lines += [

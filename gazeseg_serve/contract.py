@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .clinical import ClassCodes, IntendedUse
 from .errors import ContractError
 from .files import read_json, sha256, sha256_file, write_json
 from .presence import Presence
@@ -150,7 +151,8 @@ class Artifact:
 
     id is the sha256 of the model file. `files` holds the sha256 of every other file of the folder, too. plan: of an
     export for TensorRT; elsewhere the graph is built anew. presence: from where on an image is taken to show anything; None
-    where there were no images without a target to choose that on.
+    where there were no images without a target to choose that on. intended_use, codes (one a class): what
+    DICOM needs to know; manifests from before them have neither, and are used for any image.
     """
 
     id: str
@@ -167,6 +169,8 @@ class Artifact:
     model: str = MODEL_FILE
     plan: Plan | None = None
     presence: Presence | None = None
+    intended_use: IntendedUse | None = None
+    codes: tuple[ClassCodes, ...] = ()
     schema: str = ARTIFACT_SCHEMA
 
     def save(self, folder: Path) -> None:
@@ -183,6 +187,10 @@ class Artifact:
             )
         if artifact.files.get(artifact.model) != artifact.id:
             raise ContractError(f"{folder}: the id is {artifact.id}, the model's hash {artifact.files.get(artifact.model)}")
+        if artifact.codes and len(artifact.codes) != len(artifact.input.classes):
+            raise ContractError(
+                f"{folder}: {len(artifact.codes)} codes for {len(artifact.input.classes)} classes; write one a class, or none"
+            )
         for name, digest in artifact.files.items():
             _check_file(folder, name, digest)
         return artifact

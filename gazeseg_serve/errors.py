@@ -6,6 +6,7 @@ GazesegError                   exit status 1; the text says what is wrong and ho
 ├── ImageError                 an image that cannot be read
 │   ├── MalformedImage         truncated, corrupt or empty
 │   ├── UnsupportedImage       a format or pixel layout that is not accepted
+│   ├── OutsideIntendedUse     DICOM of a kind that the model is not for
 │   └── ImageTooLarge          over the limit in bytes or pixels, found before decoding
 ├── ContractError              a run or artifact folder with an unknown schema or a wrong hash
 ├── GateError                  an exported graph that is not as good as what it replaces
@@ -41,6 +42,10 @@ class MalformedImage(ImageError):
 
 
 class UnsupportedImage(ImageError):
+    pass
+
+
+class OutsideIntendedUse(ImageError):
     pass
 
 

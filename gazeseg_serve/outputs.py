@@ -1,7 +1,7 @@
 """A Prediction as something to send or store: PNG, JSON with run lengths and polygons, probability, overlay, npz.
 
-`render` is the front door; a DICOM SEG needs its sources and is made by dicom_seg. Everything is in the image's own
-size, `(H, W)`.
+`render` is the front door; a DICOM SEG or SR needs its sources and is made by dicom_seg or dicom_sr. Everything is in the
+image's own size, `(H, W)`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from .errors import ConfigError, require
 from .png import encode_map, encode_png
 from .predictor import Prediction
 
-FORMATS = ("png", "json", "probability", "overlay", "npz", "dicom-seg")
+FORMATS = ("png", "json", "probability", "overlay", "npz", "dicom-seg", "dicom-sr")
+OF_DICOM = ("dicom-seg", "dicom-sr")  # which refer to DICOM images, and may be of a whole series
 DISAGREEMENT_FORMATS = ("json", "overlay", "npz")
 MEDIA_TYPES = {
     "png": "image/png",
@@ -31,8 +32,17 @@ MEDIA_TYPES = {
     "overlay": "image/png",
     "npz": "application/x-npz",
     "dicom-seg": "application/dicom",
+    "dicom-sr": "application/dicom",
 }
-SUFFIXES = {"png": ".png", "json": ".json", "probability": ".png", "overlay": ".png", "npz": ".npz", "dicom-seg": ".dcm"}
+SUFFIXES = {
+    "png": ".png",
+    "json": ".json",
+    "probability": ".png",
+    "overlay": ".png",
+    "npz": ".npz",
+    "dicom-seg": ".dcm",
+    "dicom-sr": ".dcm",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ def render(
     disagreement: bool = False,
     image: np.ndarray | None = None,
 ) -> Rendered:
-    """Render `prediction` as `output`, one of FORMATS but `dicom-seg`.
+    """Render `prediction` as `output`, one of FORMATS but OF_DICOM.
 
     image: `(H, W, 1 or 3)` uint8, needed by `overlay`. Raises ConfigError as `check` does.
     """
@@ -84,7 +94,7 @@ def render(
     elif output == "npz":
         content = as_npz(prediction, threshold, disagreement)
     else:
-        raise ConfigError(f"{output} refers to its DICOM sources; make it with dicom_seg.segmentation")
+        raise ConfigError(f"{output} refers to its DICOM sources; make it with dicom_seg.segmentation or dicom_sr.report")
     return Rendered(content, MEDIA_TYPES[output])
 
 
@@ -127,6 +137,11 @@ def box(mask: np.ndarray) -> list[int] | None:
         return None
     x, y = int(columns[0]), int(rows[0])
     return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+def count_parts(mask: np.ndarray) -> int:
+    """How many connected parts a boolean mask `(H, W)` has; pixels that touch at a corner are of one part."""
+    return int(cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0]) - 1
 
 
 def describe(prediction: Prediction, artifact: Artifact, threshold: float, disagreement: bool = False) -> dict[str, Any]:

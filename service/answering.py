@@ -19,11 +19,12 @@ from typing import IO, TypeVar
 import cv2
 import numpy as np
 
+from gazeseg_serve.outputs import OF_DICOM
 from gazeseg_serve.png import encode_png
 
 from .cancel import gather_some
 from .codec_pool import CodecPool, Done
-from .codec_tasks import SeriesLimits, Size, Wish, encode, pack_mask, prepare
+from .codec_tasks import Purpose, SeriesLimits, Size, Wish, encode, pack_mask, prepare
 from .limits import Held
 from .model_host import Answer, ModelHost
 from .peek import Peek, peek
@@ -78,7 +79,7 @@ class Pipeline:
 
     async def segment(self, host: ModelHost, data: bytes, wish: Wish, patient: bool = False) -> tuple[Reply, Steps]:
         """Segment the image file `data`. patient: wait for a turn however many wait."""
-        if wish.output == "dicom-seg":
+        if wish.output in OF_DICOM:
             return await self.series(host, [data], wish, patient)
         reply, steps = await self._segment(host, data, wish, patient)
         self._observe(steps)
@@ -87,18 +88,23 @@ class Pipeline:
     async def _segment(self, host: ModelHost, data: bytes, wish: Wish, patient: bool) -> tuple[Reply, Steps]:
         started = time.perf_counter()
         about = peek(data)
-        prepared, size, decoding = await self._prepare(host, data, about, patient)
+        prepared, size, decoding = await self._prepare(host, data, about, patient, wish)
         answer = await host.infer(prepared)
         reply, encoding = await self._encode(host, answer, size, wish, data, about)
         return reply, _steps(started, decoding, answer.engine, encoding, answer.batch)
 
-    async def _prepare(self, host: ModelHost, data: bytes, about: Peek, patient: bool) -> tuple[np.ndarray, Size, float]:
+    async def _prepare(
+        self, host: ModelHost, data: bytes, about: Peek, patient: bool, wish: Wish
+    ) -> tuple[np.ndarray, Size, float]:
         """The image as the network takes it, its own size, and the seconds that took."""
         spec = host.predictor.spec
         if about.plain:
-            (prepared, size), seconds = await self._in_thread(lambda: prepare(spec, data, self._limits))
+            (prepared, size), seconds = await self._in_thread(
+                lambda: prepare(spec, data, self._limits, Purpose(host.artifact.intended_use, wish.force))
+            )
             return prepared, size, seconds
-        done = await self.codecs.run("prepare", self._arguments(host), [data], memory=about.memory, patient=patient)
+        arguments = {**self._arguments(host), **_purpose(host, wish)}
+        done = await self.codecs.run("prepare", arguments, [data], memory=about.memory, patient=patient)
         return _image(done.blobs[0], host), _size(done), done.seconds
 
     async def _encode(
@@ -124,9 +130,9 @@ class Pipeline:
         return _received(done), done.seconds
 
     async def series(self, host: ModelHost, files: Sequence[bytes], wish: Wish, patient: bool = False) -> tuple[Reply, Steps]:
-        """One DICOM SEG of a DICOM file, or of the slices of a series in their order."""
+        """One DICOM SEG or SR of a DICOM file, or of the slices of a series."""
         started = time.perf_counter()
-        arguments = {**self._arguments(host), "together": dataclasses.asdict(self._together)}
+        arguments = {**self._arguments(host), **_purpose(host, wish), "together": dataclasses.asdict(self._together)}
         memory = sum(peek(data).memory for data in files)
         read = await self.codecs.run("prepare_series", arguments, files, memory=memory, patient=patient)
         size, frames = _size(read), read.blobs
@@ -145,7 +151,7 @@ class Pipeline:
             "artifact": dataclasses.asdict(host.artifact),
             "masks": len(masks),
             "size": size,
-            "threshold": wish.threshold,
+            "wish": dataclasses.asdict(wish),
         }
         memory = len(masks) * size[0] * size[1] * _SERIES_BYTES
         made = await self.codecs.run(
@@ -184,6 +190,10 @@ class Pipeline:
     def close(self) -> None:
         self.codecs.close()
         self._threads.shutdown(wait=True)
+
+
+def _purpose(host: ModelHost, wish: Wish) -> dict[str, object]:
+    return {"purpose": dataclasses.asdict(Purpose(host.artifact.intended_use, wish.force))}
 
 
 def _image(blob: bytes, host: ModelHost) -> np.ndarray:

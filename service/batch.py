@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from gazeseg_serve.errors import ImageError, MissingExtraError
 from gazeseg_serve.names import answer_names, distinct_names, sent_name
-from gazeseg_serve.outputs import SUFFIXES
+from gazeseg_serve.outputs import OF_DICOM, SUFFIXES
 
 from .archive import Item, json_lines, zipped
 from .cancel import in_order
@@ -24,7 +24,7 @@ from .model_host import ModelHost
 from .negotiate import read_form
 from .problems import REFUSALS, Problem, of_image
 from .runtime import Runtime
-from .segment import BINARY, Disagreement, Name, Output, Presence, Threshold, answer, make_wish, while_wanted
+from .segment import BINARY, Disagreement, Force, Name, Output, Presence, Threshold, answer, make_wish, while_wanted
 
 _REQUEST_BODY = {
     "requestBody": {
@@ -48,7 +48,7 @@ _REQUEST_BODY = {
 }
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "a zip of one answer an image and index.json; JSON lines for output=json; one file for dicom-seg",
+        "description": "a zip of one answer an image and index.json; JSON lines for json; one file for dicom-seg and dicom-sr",
         "content": {"application/zip": BINARY, "application/jsonl": BINARY, "application/dicom": BINARY},
     }
 }
@@ -65,8 +65,9 @@ def add_batch(api: FastAPI, runtime: Runtime) -> None:
         threshold: Threshold = None,
         presence: Presence = None,
         disagreement: Disagreement = False,
+        force: Force = False,
     ) -> Response:
-        return await _batch(runtime, runtime.host(runtime.default), request, output, threshold, disagreement, presence)
+        return await _batch(runtime, runtime.host(runtime.default), request, output, threshold, disagreement, presence, force)
 
     @api.post("/v1/models/{name}/segment/batch", summary="The same with the model of that name", **shared)
     async def batch_with(
@@ -76,8 +77,9 @@ def add_batch(api: FastAPI, runtime: Runtime) -> None:
         threshold: Threshold = None,
         presence: Presence = None,
         disagreement: Disagreement = False,
+        force: Force = False,
     ) -> Response:
-        return await _batch(runtime, runtime.host(name), request, output, threshold, disagreement, presence)
+        return await _batch(runtime, runtime.host(name), request, output, threshold, disagreement, presence, force)
 
 
 async def _batch(
@@ -88,17 +90,20 @@ async def _batch(
     threshold: float | None,
     disagreement: bool,
     presence: float | None,
+    force: bool,
 ) -> Response:
     artifact = host.artifact
     # Parts of an archive are never compressed one by one.
-    wish = dataclasses.replace(make_wish(request, artifact, output or "png", threshold, disagreement, presence), gzip=False)
+    wish = dataclasses.replace(
+        make_wish(request, artifact, output or "png", threshold, disagreement, presence, force), gzip=False
+    )
     visit: Visit = request.scope["gazeseg.visit"]
     visit.model = artifact.id[:12]
     visit.enter()
     form = await read_form(request, runtime.settings.batch_seconds, runtime.settings.max_images)
     try:
         files = _files(form)
-        if wish.output == "dicom-seg":
+        if wish.output in OF_DICOM:
             return await _series(runtime, host, request, files, wish)
     except BaseException:
         await form.close()

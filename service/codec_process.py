@@ -31,7 +31,7 @@ from gazeseg_serve.pixels import Limits
 from gazeseg_serve.records import build
 
 from . import codec_tasks
-from .codec_tasks import Content, SeriesLimits, Wish
+from .codec_tasks import Content, Purpose, SeriesLimits, Wish
 from .memory import bound_heaps
 
 if sys.platform != "win32":
@@ -120,7 +120,7 @@ def _send(pipe: Connection, pid: int, header: dict[str, Any], content: Sequence[
 
 def _prepare(arguments: dict[str, Any], blobs: Blobs) -> Reply:
     spec, limits = build(InputSpec, arguments["spec"], "spec"), Limits(**arguments["limits"])
-    prepared, size = codec_tasks.prepare(spec, blobs.take(1)[0], limits)
+    prepared, size = codec_tasks.prepare(spec, blobs.take(1)[0], limits, _purpose(arguments))
     return {"size": size}, [_bytes(prepared)]
 
 
@@ -140,15 +140,19 @@ def _encode(arguments: dict[str, Any], blobs: Blobs) -> Reply:
 
 def _prepare_series(arguments: dict[str, Any], blobs: Blobs) -> Reply:
     spec, limits = build(InputSpec, arguments["spec"], "spec"), Limits(**arguments["limits"])
-    frames, size = codec_tasks.prepare_series(spec, blobs, limits, SeriesLimits(**arguments["together"]))
+    frames, size = codec_tasks.prepare_series(spec, blobs, limits, SeriesLimits(**arguments["together"]), _purpose(arguments))
     return {"size": size}, [_bytes(frame) for frame in frames]
 
 
 def _encode_series(arguments: dict[str, Any], blobs: Blobs) -> Reply:
     artifact = build(Artifact, arguments["artifact"], "artifact")
     masks = blobs.take(arguments["masks"])
-    made = codec_tasks.encode_series(artifact, blobs, masks, tuple(arguments["size"]), arguments["threshold"])
+    made = codec_tasks.encode_series(artifact, blobs, masks, tuple(arguments["size"]), Wish(**arguments["wish"]))
     return _content(Content(made, "application/dicom"))
+
+
+def _purpose(arguments: dict[str, Any]) -> Purpose:
+    return build(Purpose, arguments["purpose"], "purpose")
 
 
 TASKS: dict[str, Callable[[dict[str, Any], Blobs], Reply]] = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from gazeseg_serve.clinical import IntendedUse, check_file, check_intended_use
 from gazeseg_serve.contract import Artifact, InputSpec
 from gazeseg_serve.engines.base import Engine, Outputs
 from gazeseg_serve.errors import ImageTooLarge, UnsupportedImage
@@ -31,13 +32,16 @@ _GZIP_FROM = 1024  # bytes; under it the header costs more than is saved
 
 @dataclass(frozen=True)
 class Wish:
-    """What the client asked for; `presence` as `predictor.finish` takes it; `gzip` where a JSON answer may be compressed."""
+    """What the client asked for; `presence` as `predictor.finish` takes it; `gzip` where a JSON answer may be compressed;
+    `force` against the intended use.
+    """
 
     output: str
     threshold: float
     disagreement: bool
     presence: float | None = None
     gzip: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,17 @@ class SeriesLimits:
     pixels: int
 
 
-def prepare(spec: InputSpec, data: bytes, limits: Limits) -> tuple[np.ndarray, Size]:
+@dataclass(frozen=True)
+class Purpose:
+    """What the model is for, and whether the client wants an answer all the same where DICOM says that it is not."""
+
+    use: IntendedUse | None = None
+    force: bool = False
+
+
+def prepare(spec: InputSpec, data: bytes, limits: Limits, purpose: Purpose) -> tuple[np.ndarray, Size]:
     """An image file as the network takes it, `(size, size, C)`, and its own (height, width). Raises ImageError."""
+    check_file(purpose.use, data, purpose.force)
     image = decode_image(data, spec.channels, limits, spec.dtype)
     return _predictor(spec).prepare(image), (image.shape[0], image.shape[1])
 
@@ -76,7 +89,7 @@ def encode(artifact: Artifact, outputs: Outputs, index: int, size: Size, wish: W
 
 
 def prepare_series(
-    spec: InputSpec, files: Iterable[bytes], limits: Limits, together: SeriesLimits
+    spec: InputSpec, files: Iterable[bytes], limits: Limits, together: SeriesLimits, purpose: Purpose
 ) -> tuple[list[np.ndarray], Size]:
     """Every frame of a DICOM file, or of the slices of a series in their order, as the network takes it.
 
@@ -84,13 +97,13 @@ def prepare_series(
     Raises ImageError.
     """
     from gazeseg_serve.dicom import decode_frames, frame_count, read_dataset
-    from gazeseg_serve.dicom_seg import check_series
+    from gazeseg_serve.dicom_series import check_series
 
     sources: list[Dataset] = []
     frames = pixels = 0
     for data in files:
         if not is_dicom(data):
-            raise UnsupportedImage("a DICOM SEG refers to DICOM images; send DICOM, or ask for another output")
+            raise UnsupportedImage("a DICOM SEG or SR refers to DICOM images; send DICOM, or ask for another output")
         source = read_dataset(data, limits)
         frames += frame_count(source)
         pixels += frame_count(source) * int(source.Rows) * int(source.Columns)
@@ -101,6 +114,7 @@ def prepare_series(
             )
         sources.append(source)
     check_series(sources)
+    check_intended_use(purpose.use, sources, purpose.force)
     size = int(sources[0].Rows), int(sources[0].Columns)
     predictor, prepared = _predictor(spec), []
     for place, source in enumerate(sources):
@@ -116,24 +130,28 @@ def pack_mask(artifact: Artifact, outputs: Outputs, index: int, size: Size, wish
     return zlib.compress(prediction.mask(wish.threshold).tobytes(), 1)
 
 
-def encode_series(artifact: Artifact, files: Iterable[bytes], masks: Sequence[bytes], size: Size, threshold: float) -> bytes:
-    """The DICOM SEG of the masks that `pack_mask` made, for the files that they were made of. Raises ImageError."""
-    from gazeseg_serve.dicom_seg import segmentation
+def encode_series(artifact: Artifact, files: Iterable[bytes], masks: Sequence[bytes], size: Size, wish: Wish) -> bytes:
+    """The DICOM SEG or SR of the masks that `pack_mask` made, for the files that they were made of. Raises ImageError."""
+    from gazeseg_serve import dicom_result, dicom_seg, dicom_sr
 
     headers = [_header(data) for data in files]
+    forced = tuple(check_intended_use(artifact.intended_use, headers, wish.force))
+    make = dicom_seg.segmentation if wish.output == "dicom-seg" else dicom_sr.report
     labels = np.empty((len(masks), *size), np.uint8)
     for place, mask in enumerate(masks):
         labels[place] = np.frombuffer(zlib.decompress(mask), np.uint8).reshape(size)
-    return segmentation(headers, labels, artifact, threshold)
+    return make(headers, labels, artifact, dicom_result.Wish(wish.threshold, forced, presence=wish.presence))
 
 
 def _header(data: bytes) -> Dataset:
-    """All but the pixels of a file that has been read whole before."""
+    """What the answer keeps of a file that has been read before: no pixels."""
     import io
 
     import pydicom
 
-    return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
+    from gazeseg_serve.dicom_source import source_header
+
+    return source_header(pydicom.dcmread(io.BytesIO(data)))
 
 
 def _predictor(spec: InputSpec) -> Predictor:

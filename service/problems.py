@@ -13,7 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, MissingExtraError, UnsupportedImage
+from gazeseg_serve.errors import (
+    ImageError,
+    ImageTooLarge,
+    MalformedImage,
+    MissingExtraError,
+    OutsideIntendedUse,
+    UnsupportedImage,
+)
 
 from .cancel import ClientGone
 
@@ -110,7 +117,7 @@ def of_image(error: ImageError | MissingExtraError) -> Problem:
     """400, 413, 415 or 422, as the kind of image error says."""
     status = next(status for kind, status in _STATUS_OF.items() if isinstance(error, kind))
     code = {400: "malformed-image", 413: "image-too-large", 415: "unsupported-image", 422: "unsuitable-image"}[status]
-    return Problem(status, code, str(error))
+    return Problem(status, "outside-intended-use" if isinstance(error, OutsideIntendedUse) else code, str(error))
 
 
 def response(problem: Problem, request_id: str = "", **members: Any) -> Response:

@@ -82,6 +82,8 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
                 "presence",
                 "parity",
                 "provenance",
+                "intended_use",
+                "codes",
             )
         },
     }

@@ -52,7 +52,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 Output = Annotated[
-    Literal["png", "json", "probability", "overlay", "npz", "dicom-seg"] | None,
+    Literal["png", "json", "probability", "overlay", "npz", "dicom-seg", "dicom-sr"] | None,
     Query(description="what to answer with; default: what Accept asks for, else png"),
 ]
 Threshold = Annotated[
@@ -69,6 +69,7 @@ Presence = Annotated[
     ),
 ]
 Disagreement = Annotated[bool, Query(description="add the levels' disagreement (json, overlay, npz)")]
+Force = Annotated[bool, Query(description="segment DICOM that contradicts the model's intended use; the answer says so")]
 NoneMatch = Annotated[str | None, Header(description="an ETag: 412 where the answer would be the same")]
 Name = Annotated[str, InPath(description="a name from /v1/models", max_length=200)]
 
@@ -84,10 +85,11 @@ def add_segment(api: FastAPI, runtime: Runtime) -> None:
         threshold: Threshold = None,
         presence: Presence = None,
         disagreement: Disagreement = False,
+        force: Force = False,
         if_none_match: NoneMatch = None,
     ) -> Response:
         host = runtime.host(runtime.default)
-        return await segment_one(runtime, host, request, output, threshold, disagreement, presence)
+        return await segment_one(runtime, host, request, output, threshold, disagreement, presence, force)
 
     @api.post("/v1/models/{name}/segment", summary="Segment one image with the model of that name", **shared)
     async def segment_with(
@@ -97,9 +99,10 @@ def add_segment(api: FastAPI, runtime: Runtime) -> None:
         threshold: Threshold = None,
         presence: Presence = None,
         disagreement: Disagreement = False,
+        force: Force = False,
         if_none_match: NoneMatch = None,
     ) -> Response:
-        return await segment_one(runtime, runtime.host(name), request, output, threshold, disagreement, presence)
+        return await segment_one(runtime, runtime.host(name), request, output, threshold, disagreement, presence, force)
 
 
 async def segment_one(
@@ -110,10 +113,11 @@ async def segment_one(
     threshold: float | None,
     disagreement: bool,
     presence: float | None,
+    force: bool,
 ) -> Response:
     """What both routes do. Raises what `problems.of_error` answers."""
     artifact = host.artifact
-    wish = make_wish(request, artifact, output, threshold, disagreement, presence)
+    wish = make_wish(request, artifact, output, threshold, disagreement, presence, force)
     visit: Visit = request.scope["gazeseg.visit"]
     visit.model = artifact.id[:12]
     visit.enter()
@@ -133,6 +137,7 @@ def make_wish(
     threshold: float | None,
     disagreement: bool,
     presence: float | None,
+    force: bool,
 ) -> Wish:
     """What the client wants, complete. Raises Problem 406 or 422."""
     output = output or output_for(request.headers.get("accept", ""))
@@ -142,7 +147,7 @@ def make_wish(
     except ConfigError as error:
         raise Problem(422, "bad-parameter", str(error)) from error
     cut = artifact.threshold if threshold is None else threshold
-    return Wish(output, cut, disagreement, presence, takes_gzip(request))
+    return Wish(output, cut, disagreement, presence, takes_gzip(request), force)
 
 
 async def while_wanted(runtime: Runtime, request: Request, work: Coroutine[Any, Any, T], seconds: float) -> T:

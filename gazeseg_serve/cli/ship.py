@@ -190,3 +190,22 @@ def bench(
 
     result = run_bench(artifact or default_artifact(), device, parse_counts(batches), parse_counts(threads), seconds)
     finish(result.lines(), result.as_dict(), as_json)
+
+
+@app.command()
+def describe(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    clinical: Annotated[Path, typer.Option(help="TOML file: [intended_use] and [codes.CLASS].")],
+    out: Annotated[Path, typer.Option(help="Artifact folder to write: the same graph, described anew.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what an artifact is for and what its classes are in SNOMED, as DICOM needs it.
+
+    Example: gazeseg-serve describe artifacts/small --clinical configs/clinical/polyp.toml --out artifacts/clinical
+    """
+    from ..clinical import read_clinical
+    from ..describe import describe_artifact
+
+    made = describe_artifact(artifact, read_clinical(clinical), out)
+    use = made.intended_use.text if made.intended_use else "any image"
+    finish([f"wrote {out}: for {use}", f"next: gazeseg-serve serve {out}"], {"artifact": str(out), "id": made.id}, as_json)

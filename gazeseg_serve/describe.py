@@ -1,0 +1,30 @@
+"""An artifact with another clinical description: the same graph and figures, what it is for and its codes anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from .clinical import Clinical
+from .contract import MANIFEST_FILE, Artifact
+from .errors import ContractError
+from .files import staged_folder
+
+
+def described(artifact: Artifact, clinical: Clinical) -> Artifact:
+    """`artifact` with the intended use and codes of `clinical`. Raises ContractError for a class that it has not."""
+    return dataclasses.replace(artifact, intended_use=clinical.intended_use, codes=clinical.codes_of(artifact.input.classes))
+
+
+def describe_artifact(folder: Path, clinical: Clinical, out: Path) -> Artifact:
+    """Write the artifact `folder` to `out` as `described`. Raises ContractError, and leaves nothing where it does."""
+    artifact = described(Artifact.load(folder), clinical)
+    if out.resolve() == folder.resolve():
+        raise ContractError(f"--out {out} is the artifact that is read; name another folder")
+    with staged_folder(out, MANIFEST_FILE) as staged:
+        for name in artifact.files:
+            shutil.copyfile(folder / name, staged / name)
+        artifact.save(staged)
+        Artifact.load(staged)
+    return artifact

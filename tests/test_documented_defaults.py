@@ -83,7 +83,7 @@ def test_a_setting_may_be_at_its_most_and_not_above(name: str, most: float) -> N
 
 
 def test_models_are_read_as_pairs_after_the_default_one(tmp_path: Path) -> None:
-    settings = Settings(artifact=tmp_path, models=" a = /x , b=/y/z, ")  # type: ignore[arg-type]
+    settings = Settings(artifact=tmp_path, models="a=/x,b=/y/z")  # type: ignore[arg-type]
     assert settings.folders() == {"default": tmp_path, "a": Path("/x"), "b": Path("/y/z")}
     assert Settings(models="a=/x").folders() == {"a": Path("/x")}  # type: ignore[arg-type]
     for wrong in ("a", "=x", "a=", "a=x,b"):

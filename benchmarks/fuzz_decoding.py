@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests")]
 
-from fuzzing import mutate, seed_corpus  # noqa: E402
+from fuzzing import mutate_image, seed_corpus  # noqa: E402
 
 from gazeseg_serve.dicom import decode_frames, read_dataset  # noqa: E402
 from gazeseg_serve.errors import GazesegError  # noqa: E402
@@ -53,14 +53,6 @@ def corpus() -> dict[str, bytes]:
     return files
 
 
-def changed(data: bytes, rng: random.Random) -> bytes:
-    """Of a DICOM file mostly what follows the preamble, or the pixel data alone."""
-    if not is_dicom(data) or rng.random() < 0.1:
-        return mutate(data, rng)
-    place = data.find(_PIXEL_DATA) + 12 if rng.random() < 0.4 else 132
-    return data[:place] + mutate(data[place:], rng)
-
-
 def decode(data: bytes, dtype: str) -> None:
     if is_dicom(data):
         for _ in decode_frames(read_dataset(data, LIMITS), dtype):
@@ -83,7 +75,7 @@ def work(seed: int, first: int, last: int, results: Connection) -> None:
         results.send(number)
         rng = random.Random(f"{seed}/{number}")
         name = rng.choice(names)
-        data, outcome, started = changed(files[name], rng), "decoded", time.process_time()
+        data, outcome, started = mutate_image(files[name], rng), "decoded", time.process_time()
         try:
             decode(data, rng.choice(("uint8", "float32")))
         except GazesegError as error:

@@ -103,6 +103,14 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
+def mutate_image(data: bytes, rng: random.Random) -> bytes:
+    """Change an image file; of DICOM mostly what follows the preamble, or the pixel data alone."""
+    if data[128:132] != b"DICM" or rng.random() < 0.1:
+        return mutate(data, rng)
+    place = data.find(b"\xe0\x7f\x10\x00") + 12 if rng.random() < 0.4 else 132
+    return data[:place] + mutate(data[place:], rng)
+
+
 def _head(path: str, headers: dict[str, str], method: str = "POST") -> bytes:
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -161,7 +169,7 @@ def _query(rng: random.Random) -> str:
 
 def _mutated_image(rng: random.Random, corpus: dict[str, bytes]) -> Case:
     name = rng.choice(sorted(corpus))
-    data = mutate(corpus[name], rng)
+    data = mutate_image(corpus[name], rng)
     path = rng.choice(("/v1/segment", "/v1/segment", "/v1/models/default/segment")) + _query(rng)
     if rng.random() < 0.3:
         return Case(f"form {name}", _plain(path, _form([("image", "x", data)]), "multipart/form-data; boundary=edge"))

@@ -19,6 +19,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     masks: Annotated[Path | None, typer.Option(help="Folder that `masks` wrote; the dataset folder where not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Finished run of the same networks, whose weights are begun with.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override the config.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: JsonFlag = False,
@@ -30,7 +31,7 @@ def train(
     from ..training.learning.config import load_config
     from ..training.learning.loop import train as run_training
 
-    run = run_training(load_config(config, settings or ()), data, masks, out, resume, device)
+    run = run_training(load_config(config, settings or ()), data, masks, out, resume, device, start)
     if not speaks():
         return
     lines = [f"wrote {out} ({len(run.levels)} levels)"]

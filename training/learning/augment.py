@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import kornia.augmentation as K
 import torch
+from kornia.augmentation.random_generator import AffineGenerator
 from torch import Tensor
 
 from .config import Augment
@@ -22,10 +23,12 @@ class Augmenter:
         geometry: list[K.GeometricAugmentationBase2D] = []
         if s.flips:
             geometry += [K.RandomHorizontalFlip(p=0.5), K.RandomVerticalFlip(p=0.5)]
-        if s.rotate or s.scale or s.translate:
-            geometry.append(
-                K.RandomAffine(degrees=s.rotate, translate=(s.translate, s.translate), scale=(1 - s.scale, 1 + s.scale), p=1.0)
-            )
+        if s.rotate or s.scale or s.translate or s.zoom:
+            scale = s.zoom or (1 - s.scale, 1 + s.scale)
+            affine = K.RandomAffine(degrees=s.rotate, translate=(s.translate, s.translate), scale=scale, p=1.0)
+            if s.zoom:
+                affine._param_generator = _LogUniformScale((-s.rotate, s.rotate), (s.translate, s.translate), s.zoom)
+            geometry.append(affine)
         self._geometry = K.AugmentationSequential(*geometry, data_keys=["input", "mask"]) if geometry else None
         photometry: list[K.IntensityAugmentationBase2D] = []
         if s.brightness or s.contrast or s.saturation or s.hue:
@@ -47,6 +50,16 @@ class Augmenter:
             if self._cutmix:
                 images, targets = cutmix(images, targets, self._cutmix)
         return images.clamp(0, 1), targets
+
+
+class _LogUniformScale(AffineGenerator):
+    """Scales whose logarithm is uniform, so that zooming out by a factor is as likely as zooming in by it."""
+
+    def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> dict[str, Tensor]:
+        drawn: dict[str, Tensor] = super().forward(batch_shape, same_on_batch)
+        low, high = self.scale
+        drawn["scale"] = low * (high / low) ** ((drawn["scale"] - low) / (high - low))
+        return drawn
 
 
 def cutmix(images: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:

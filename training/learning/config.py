@@ -34,6 +34,9 @@ class Data:
     ramp    the target rises from 0 to 1 over this width about t; 1 about t = 0.5 takes the map itself
     sharpen how much the averaged networks' logit counts beside the map's log odds in targets that are cut anew at every
             step (`training.learning.sharpen`); 1/3 is what `relabel` takes between two trainings; wants optimiser.average
+
+    negatives: the share of each batch that shows nothing and teaches background: images that negatives.txt lists and, with
+    gaze, crops that nobody looked at (`training.learning.negatives`). Below 1; 0 leaves them out.
     """
 
     size: int = 224
@@ -45,6 +48,11 @@ class Data:
     band: float = 0.0
     ramp: float = 0.0
     sharpen: float = 0.0
+    negatives: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.negatives < 1:
+            raise ConfigError(f"data.negatives = {self.negatives} is a share of a batch: 0 or more, and less than 1")
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,8 @@ class Augment:
     """flips: on both axes, p = 0.5 each. The rest are ranges, 0 = off.
 
     rotate      degrees either way          scale       share either way       translate   share of the side
+    zoom        in place of scale: the least and the greatest factor, log-uniform; (0.35, 2) shows things a third as large up
+                to twice
     brightness  added, on [0, 1]            contrast    factor 1 +- this       noise       standard deviation on [0, 1]
     saturation  factor 1 +- this            hue         turns, up to 0.5
     cutmix      share of the images that get a rectangle of another, with its labels (Yun et al., ICCV 2019)
@@ -100,12 +110,19 @@ class Augment:
     rotate: float = 0.0
     scale: float = 0.0
     translate: float = 0.0
+    zoom: tuple[float, ...] = ()
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
     noise: float = 0.0
     cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.zoom and not (len(self.zoom) == 2 and 0 < self.zoom[0] < self.zoom[1]):
+            raise ConfigError(f"augment.zoom = {list(self.zoom)}: give the least factor and the greatest, like [0.35, 2.0]")
+        if self.zoom and self.scale:
+            raise ConfigError("augment.zoom is in place of augment.scale; set one of them to 0 or []")
 
 
 @dataclass(frozen=True)

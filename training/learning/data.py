@@ -135,6 +135,13 @@ def pack_truth(dataset: Dataset, stems: Sequence[str], spec: InputSpec) -> Packe
     )
 
 
+def pack_images(dataset: Dataset, stems: Sequence[str], spec: InputSpec) -> np.ndarray:
+    """The images alone, `(N, H, W, C)` at the network's size, of the InputSpec's dtype."""
+    size = (spec.size, spec.size)
+    images = [resize_image(dataset.image(stem, spec.channels, spec.dtype), size) for stem in stems]
+    return np.array(images, spec.dtype).reshape(-1, *size, spec.channels)
+
+
 def batch_indices(step: int, count: int, batch: int, seed: int) -> np.ndarray:
     """Which of `count` images step `step` takes: int64 `(batch,)`, a function of the arguments alone.
 

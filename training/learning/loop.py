@@ -23,22 +23,30 @@ from ..networks.lpp import propagated_logits
 from .augment import Augmenter
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import Loss, TrainConfig
-from .data import batch_indices, pack_annotated, pack_gaze, pack_truth, to_tensors
+from .data import pack_annotated, pack_gaze, pack_images, pack_truth
 from .distributed import average_gradients, open_fabric
 from .losses import consistency_loss, cross_loss, dice_loss, disputed_weights, segmentation_loss
+from .negatives import draw, pack_negatives
 from .optimise import average_weights, make_optimiser, rate_at
-from .run_folder import BOARD, open_run, write_history, write_run
+from .run_folder import BOARD, begin_with, open_run, write_history, write_run
 from .sharpen import gain_at, sharpened_targets, teacher_logits
 from .validate import validate
 
 
 def train(
-    config: TrainConfig, dataset_folder: Path, masks: Path | None, out: Path, resume: bool = False, device: str = "auto"
+    config: TrainConfig,
+    dataset_folder: Path,
+    masks: Path | None,
+    out: Path,
+    resume: bool = False,
+    device: str = "auto",
+    start: Path | None = None,
 ) -> Run:
     """Train the m peer networks on gaze pseudo-masks, or on what `data.supervision` names, and write the run folder `out`.
 
     masks: the folder that `gazeseg-serve masks` wrote, the dataset's where None; only gaze needs it. Weights are those of
-    the last step: nothing is selected.
+    the last step: nothing is selected. start: a finished run of the same architecture whose weights the levels begin with,
+    at whatever size it was trained.
     Raises DatasetError, TrainingError (a non-finite loss; a run that is already there, finished or not), ConfigError where
     `out` overlaps the data.
     """
@@ -49,11 +57,18 @@ def train(
     dataset = Dataset.open(dataset_folder)
     splits = dataset.splits()
     spec = config.input_spec
-    if config.data.supervision == "gaze":
+    taught = [stem for stem in splits["train"] if stem not in dataset.negatives]
+    gaze_maps = masks or dataset_folder if config.data.supervision == "gaze" else None
+    empty = None
+    if config.data.negatives:
+        empty = pack_negatives(dataset, splits["train"], spec, gaze_maps, config.levels.thresholds, config.seed)
+    elif len(taught) < len(splits["train"]):
+        log.info("%d negatives are left out; data.negatives takes them in", len(splits["train"]) - len(taught))
+    if gaze_maps is not None:
         data = pack_gaze(
             dataset,
-            splits["train"],
-            masks or dataset_folder,
+            taught,
+            gaze_maps,
             spec,
             config.levels.thresholds,
             config.data.maps == "refined",
@@ -62,14 +77,17 @@ def train(
             bool(config.data.sharpen),
         )
     else:
-        data = pack_annotated(dataset, splits["train"], spec, len(config.levels.thresholds), config.data.supervision)
-    truth = pack_truth(dataset, splits["val"], spec)
+        data = pack_annotated(dataset, taught, spec, len(config.levels.thresholds), config.data.supervision)
+    truth = pack_truth(dataset, [stem for stem in splits["val"] if stem not in dataset.negatives], spec)
+    nothing_there = pack_images(dataset, [stem for stem in splits["val"] if stem in dataset.negatives], spec)
     log.info("%d training images, %d validation images with a mask", len(data), len(truth))
 
     seeds = [config.seed if config.levels.shared_start else config.seed + i for i in range(len(config.levels.thresholds))]
     model = Ensemble(config.architecture, spec, seeds).to(fabric.device)
     if config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if start is not None:
+        begin_with(model, start)
     optimiser = make_optimiser(config.optimiser, model)
     average = copy.deepcopy(model) if config.optimiser.average else model  # what is validated and kept
     state = nn.ModuleDict({"now": model, "average": average}) if config.optimiser.average else model
@@ -81,8 +99,8 @@ def train(
     for step in track(range(first, steps), "training", steps - first):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, config.optimiser)
-        indices = batch_indices(step, len(data), config.optimiser.batch, config.seed)
-        images, targets = augment(*to_tensors(data, indices), seed=config.seed * 1_000_003 + step)
+        images, targets, negative, names = draw(data, empty, step, config.optimiser.batch, config.data.negatives, config.seed)
+        images, targets = augment(images, targets, seed=config.seed * 1_000_003 + step)
         images, targets = fabric.to_device((images[mine], targets[mine].transpose(0, 1)))
         with fabric.autocast():
             if config.data.sharpen:
@@ -92,10 +110,11 @@ def train(
                     gain_at(step, steps, config.data.sharpen),
                     config.levels.thresholds,
                 )
+                targets[:, negative[mine]] = 0  # what the teacher sees there is not there
             loss, parts = total_loss(model, images * 255, targets, config.loss, config.channels_last)
         if not math.isfinite(loss.item()):
             raise TrainingError(
-                f"the loss is {loss.item()} at step {step}, images {[data.stems[i] for i in indices[mine]]}; "
+                f"the loss is {loss.item()} at step {step}, images {names[mine]}; "
                 "lower optimiser.rate, or use precision 32-true"
             )
         optimiser.zero_grad()
@@ -111,7 +130,12 @@ def train(
         for name, value in parts.items():
             board.add_scalar(f"loss/{name}", value, done)
         if done % config.evaluate_every == 0 or done == steps:
-            row = {"step": done, "rate": rate_at(step, config.optimiser), **parts, **validate(average, truth, fabric)}
+            row = {
+                "step": done,
+                "rate": rate_at(step, config.optimiser),
+                **parts,
+                **validate(average, truth, fabric, nothing_there),
+            }
             history.append(row)
             for name, value in row.items():
                 board.add_scalar(f"validation/{name}", value, done)
@@ -121,7 +145,7 @@ def train(
             save_checkpoint(out, done, config.as_dict(), history, state, optimiser)
     if board is not None:
         board.close()
-        write_run(out, config, average, data, splits, history[-1] if history else {}, dataset)
+        write_run(out, config, average, data, splits, history[-1] if history else {}, dataset, empty)
     fabric.barrier()
     return Run.load(out)
 

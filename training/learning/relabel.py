@@ -71,7 +71,7 @@ def relabel(run_folder: Path, dataset_folder: Path, masks: Path, out: Path, gain
     dataset, info = Dataset.open(dataset_folder), load_masks_info(masks)
     if len(info.classes) != len(run.input.classes):
         raise ConfigError(f"{masks} has {len(info.classes)} class(es), {run_folder} knows {len(run.input.classes)}")
-    here = set(info.stems) & set(dataset.images)
+    here = (set(info.stems) & set(dataset.images)) - dataset.negatives  # which stay background whatever the run says
     stems = [stem for stem in run.splits["train"] if stem in here]
     if not stems:
         raise DatasetError(f"no training image of {run_folder} has a map in {masks} and an image in {dataset_folder}")

@@ -13,15 +13,16 @@ from safetensors.torch import save
 
 from gazeseg_serve.contract import RUN_FILE, Level, Run
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.errors import ContractError, TrainingError
+from gazeseg_serve.errors import ConfigError, ContractError, TrainingError
 from gazeseg_serve.files import sha256, sha256_file, write_bytes, write_text
 from gazeseg_serve.folders import claim_folder, clear_partial
 from gazeseg_serve.progress import speaks as is_main_process
 
-from ..networks.ensemble import Ensemble
+from ..networks.ensemble import Ensemble, load_ensemble
 from .checkpoint import STATE_FILE
 from .config import TrainConfig
 from .data import Packed
+from .negatives import Empty
 
 HISTORY_FILE, BOARD = "metrics.csv", "tensorboard"
 
@@ -53,6 +54,19 @@ def write_history(out: Path, history: list[dict[str, float]]) -> None:
     write_text(out / HISTORY_FILE, text.getvalue())
 
 
+def begin_with(model: Ensemble, run: Path) -> None:
+    """Give the levels of `model` the weights of a finished run's, in order. Raises ConfigError where they do not fit."""
+    found, there = load_ensemble(run)
+    own = (model.architecture, len(model.levels), model.spec.normalisation)
+    if own != (there.architecture, len(there.levels), found.input.normalisation):
+        raise ConfigError(
+            f"{run} holds {len(there.levels)} level(s) of {there.architecture}, {found.input.normalisation}; the config asks "
+            f"for {own[1]} of {own[0]}, {own[2]}: begin with a run of the same networks"
+        )
+    for network, known in zip(model.networks, there.networks, strict=True):
+        network.load_state_dict(known.state_dict())
+
+
 def write_run(
     out: Path,
     config: TrainConfig,
@@ -61,6 +75,7 @@ def write_run(
     splits: dict[str, tuple[str, ...]],
     final: dict[str, float],
     dataset: Dataset,
+    empty: Empty | None = None,
 ) -> Run:
     """Write the level weights, then `run.json` last: a run without it is not finished."""
     levels = []
@@ -70,7 +85,7 @@ def write_run(
         write_bytes(out / name, weights)
         key = f"dice_level_{i + 1}"
         levels.append(Level(threshold, name, sha256(weights), {"val_dice": final[key]} if key in final else {}))
-    fingerprints = data.fingerprints()
+    fingerprints = data.fingerprints() | ({} if empty is None else {"negatives": empty.fingerprint()})
     if config.data.supervision == "gaze" and dataset.fixations.is_file():
         fingerprints["fixations"] = sha256_file(dataset.fixations)
     versions = {name: version(name) for name in ("gazeseg-serve", "torch", "monai", "numpy")}

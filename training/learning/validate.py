@@ -11,29 +11,29 @@ from gazeseg_serve.metrics import dice
 from gazeseg_serve.progress import log
 
 from ..networks.ensemble import Ensemble, activation
-from .data import Packed, to_tensors
+from .data import Packed, unit_images
 
 DEAD_SHARE = 0.001  # a level that calls less than this, or all but this, foreground over the validation split is dead
 
 
 @torch.no_grad()
-def validate(model: Ensemble, truth: Packed, fabric: Fabric, batch: int = 16) -> dict[str, float]:
-    """Mean Dice over validation images at the network's size, per level and for the ensemble; calls out dead levels."""
+def validate(
+    model: Ensemble, truth: Packed, fabric: Fabric, empty: np.ndarray | None = None, batch: int = 16
+) -> dict[str, float]:
+    """Mean Dice over validation images at the network's size, per level and for the ensemble; calls out dead levels.
+
+    empty: images without a target, `(N, H, W, C)` at the network's size. Where there are some, `false_alarms` is the share of
+    them in which the ensemble marks anything.
+    """
+    row = {}
+    if empty is not None and len(empty):
+        marked = _labels(model, empty, fabric, batch)[-1]
+        row["false_alarms"] = float(np.mean(marked.any(axis=(1, 2))))
     if not len(truth):
-        return {}
-    model.eval()
-    masks = []
-    for start in range(0, len(truth), batch):
-        images, _ = to_tensors(truth, np.arange(start, min(start + batch, len(truth))))
-        with fabric.autocast():
-            logits = model(model.normalise(fabric.to_device(images) * 255)).float()
-        both = torch.cat([logits, logits.mean(dim=0, keepdim=True)])
-        masks.append(labels_of(both).cpu().numpy())
-    model.train()
-    predicted = np.concatenate(masks, axis=1)  # (m + 1, N, H, W)
+        return row
+    predicted = _labels(model, truth.images, fabric, batch)
     names = [f"dice_level_{i + 1}" for i in range(len(predicted) - 1)] + ["dice_ensemble"]
     classes = range(1, len(model.spec.classes) + 1)
-    row = {}
     for name, labels in zip(names, predicted, strict=True):
         pairs = zip(labels, truth.targets[:, 0], strict=True)
         row[name] = float(np.mean([dice(a == c, t == c) for a, t in pairs for c in classes]))
@@ -41,6 +41,20 @@ def validate(model: Ensemble, truth: Packed, fabric: Fabric, batch: int = 16) ->
         if not DEAD_SHARE < share < 1 - DEAD_SHARE:
             log.warning("%s is dead: it calls %.2f %% of the pixels foreground", name.removeprefix("dice_"), 100 * share)
     return row
+
+
+def _labels(model: Ensemble, images: np.ndarray, fabric: Fabric, batch: int) -> np.ndarray:
+    """Labels `(m + 1, N, H, W)` of the levels and, last, of the ensemble."""
+    model.eval()
+    masks = []
+    for start in range(0, len(images), batch):
+        with fabric.autocast():
+            pixels = fabric.to_device(unit_images(images[start : start + batch]))
+            logits = model(model.normalise(pixels * 255)).float()
+        both = torch.cat([logits, logits.mean(dim=0, keepdim=True)])
+        masks.append(labels_of(both).cpu().numpy())
+    model.train()
+    return np.concatenate(masks, axis=1)
 
 
 def labels_of(logits: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class MasksInfo:
     """`masks.json`: the settings of a finished masks folder, its images and what was left out.
 
     fingerprint is a sha256 over the settings, classes and every image's inputs and outputs. relabelled, where a run
-    sharpened the maps: the sha256 of that run, the fingerprint of the masks before, and the gain.
+    sharpened the maps: the sha256 of that run, the fingerprint of the masks before, and the gain. negatives: the images that
+    negatives.txt listed, which have no map.
     """
 
     settings: MaskSettings
@@ -52,6 +53,7 @@ class MasksInfo:
     verdict: str
     schema: str = MASKS_SCHEMA
     relabelled: dict[str, Any] | None = None
+    negatives: tuple[str, ...] = ()
 
 
 def claim_masks_folder(out: Path) -> None:

@@ -67,6 +67,7 @@ __all__ = [
 ]
 
 Record = dict[str, Any]
+_ANY_CLASS = 255  # labels up to this are taken, so that any foreground is seen
 
 
 def make_masks(
@@ -89,6 +90,7 @@ def make_masks(
     An image whose inputs and settings are those of its record is not redone, so interrupted work goes on where it
     stopped. The bytes written do not depend on `jobs` (worker processes; default: one a usable core).
     With `strict`, a dropped row or a skipped image raises DatasetError before anything is made.
+    Images that negatives.txt lists get no map; an image that has neither gaze nor a place there is skipped, and listed.
     Raises DatasetError where a folder or the gaze cannot be used or no image could be made, ConfigError for settings.
     """
     try:
@@ -120,11 +122,12 @@ def _make(
     if settings.crf is not None:
         require("pydensecrf.densecrf", "train")
     source = Path(gaze) if gaze is not None else find_gaze(data.root)
-    table = read_gaze(source, data.images, settings.classes, reader, pool)
+    table = _without(read_gaze(source, data.images, settings.classes, reader, pool), data.negatives)
     if strict:
         table.require_clean()
 
     planned = [plan(data, stem, scan, table.classes, settings, out) for stem, scan in table.paths.items()]
+    _check_negatives(data)
     records = {job.stem: record for job in planned if (record := finished(job)) is not None}
     todo = [job for job in planned if job.stem not in records]
     reused = len(records)
@@ -139,6 +142,22 @@ def _make(
     for record in track(_run(todo, jobs), "masks", len(todo)):
         records[record["stem"]] = record
     return _finish(data, out, settings, table, dict(sorted(records.items())), reused, strict)
+
+
+def _without(table: FixationTable, negatives: frozenset[str]) -> FixationTable:
+    """The table but for the negatives: they need no map, whether the reader's search of them was recorded or not."""
+    paths = {stem: scan for stem, scan in table.paths.items() if stem not in negatives}
+    if not paths:
+        raise DatasetError(f"negatives.txt lists every image with gaze ({len(negatives)} in all): none shows a target")
+    skipped = {stem: reason for stem, reason in table.skipped.items() if stem not in negatives}
+    return dataclasses.replace(table, paths=paths, skipped=skipped)
+
+
+def _check_negatives(data: Dataset) -> None:
+    """Warn of negatives whose true mask, where there is one, holds foreground: the reader and the mask do not agree."""
+    wrong = [stem for stem in sorted(data.negatives & data.masks.keys()) if data.mask(stem, _ANY_CLASS).any()]
+    if wrong:
+        log.warning("%d of the negatives hold foreground in their true mask, %s for one", len(wrong), wrong[0])
 
 
 def _run(todo: list[ImageJob], jobs: int) -> Iterator[Record]:
@@ -230,7 +249,7 @@ def _finish(
     write_text(
         out / DROPPED_FILE, csv_table(["file", "line", "image", "reason"], [dataclasses.astuple(row) for row in table.dropped])
     )
-    write_text(out / QUALITY_FILE, quality_csv(names, rows, skipped, table))
+    write_text(out / QUALITY_FILE, quality_csv(names, rows, skipped, table, data.negatives))
     write_text(out / REPORT_FILE, report(data, out, settings, table, rows, skipped, verdict))
     fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, good], sort_keys=True).encode())
     write_json(
@@ -246,7 +265,9 @@ def _finish(
             "versions": versions(),
             "quality": means,
             "verdict": verdict.line,
+            "negatives": sorted(data.negatives),
         },
     )
     notes = (*table.notes, *agreement_lines(table.readers))
-    return MasksSummary(out, len(good), len(records) - reused, reused, skipped, table.reasons, means, verdict, notes)
+    made, negatives = len(records) - reused, len(data.negatives)
+    return MasksSummary(out, len(good), made, reused, skipped, table.reasons, means, verdict, notes, negatives)

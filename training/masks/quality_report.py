@@ -103,7 +103,7 @@ def report(
         "Circles are fixations, larger for a longer look.</p>"
     )
     body += [_pictures(data, out, settings, table, doubt) for doubt in worst]
-    body += [_left_out(table, skipped), _source(table)]
+    body += [_negatives(data), _left_out(table, skipped), _source(table)]
     return pictures.page("Quality of the gaze", "\n".join(body))
 
 
@@ -161,6 +161,15 @@ def _levels(rows: Sequence[Mapping[str, float]], settings: MaskSettings) -> str:
         )
     return "<h2>Levels</h2>" + pictures.table(
         ("level", "threshold", "mean share of the image", "dead on", "mean Dice with the true mask"), lines
+    )
+
+
+def _negatives(data: Dataset) -> str:
+    if not data.negatives:
+        return ""
+    return (
+        f"<h2>Negatives</h2><p>negatives.txt lists {len(data.negatives)} images in which the reader found nothing: they have "
+        "no map, and training takes them for background with <code>data.negatives</code>.</p>"
     )
 
 

@@ -21,6 +21,7 @@ class MasksSummary:
     """What one call of `make_masks` did.
 
     made, reused    how many images were made now, and how many were finished before
+    negatives       how many images negatives.txt lists
     skipped         reason by stem; dropped: rows of the fixation table by reason
     means           mean of every quality figure over the images
     notes           what the gaze was recognised as and how, what was assumed, and how several readers agree
@@ -35,6 +36,7 @@ class MasksSummary:
     means: dict[str, float]
     verdict: Verdict
     notes: tuple[str, ...] = ()
+    negatives: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The summary for machines."""
@@ -44,6 +46,8 @@ class MasksSummary:
         """The summary for people, one fact a line."""
         lines = [f"source: {note}" for note in self.notes]
         lines.append(f"{self.images} images in {self.out} ({self.made} made now, {self.reused} finished before)")
+        if self.negatives:
+            lines.append(f"{self.negatives} negatives, all background: training takes them in with data.negatives")
         lines += [f"dropped {count} row(s): {reason}" for reason, count in self.dropped.items()]
         lines += [f"skipped {count} image(s): {reason}" for reason, count in Counter(self.skipped.values()).most_common(5)]
         lines += [self.verdict.line, *self.verdict.advice, f"report: {self.out / REPORT_FILE}"]
@@ -51,15 +55,22 @@ class MasksSummary:
         return lines
 
 
-def quality_csv(names: list[str], rows: dict[str, dict[str, float]], skipped: dict[str, str], table: FixationTable) -> str:
-    """One row an image, skipped ones too; the rows dropped from its table, by reason, stand beside its figures."""
+def quality_csv(
+    names: list[str],
+    rows: dict[str, dict[str, float]],
+    skipped: dict[str, str],
+    table: FixationTable,
+    negatives: frozenset[str],
+) -> str:
+    """One row an image, skipped ones and negatives too; the rows dropped from its table, by reason, stand beside."""
     drops: dict[str, Counter[str]] = {}
     for row in table.dropped:
         drops.setdefault(row.image, Counter())[row.reason] += 1
     reasons = sorted(table.reasons)
     lines = []
-    for stem in sorted({*rows, *skipped, *drops}):
+    for stem in sorted({*rows, *skipped, *drops, *negatives}):
         status = "used" if stem in rows else f"skipped: {skipped[stem]}" if stem in skipped else "unknown image"
+        status = "negative" if stem in negatives else status
         quality = rows.get(stem, {})
         count = drops.get(stem, Counter())
         lines.append([stem, status, *(quality.get(name, "") for name in names), *(count[r] for r in reasons)])

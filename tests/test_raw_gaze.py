@@ -1,6 +1,5 @@
 """Raw samples: fixations that were put in come out, whatever the tracker's rate, units and column names."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 
 from gazeseg_serve.errors import ConfigError, DatasetError
 from gazeseg_serve.png import encode_png
-from gazeseg_serve.training.gaze import gazemedseg
 from gazeseg_serve.training.gaze import scan_paths as fx
 from gazeseg_serve.training.gaze.detection import Detection, Monitor, detect
 from gazeseg_serve.training.gaze.mapping import fit, load_mapping
@@ -196,17 +194,6 @@ def test_a_wrong_mapping_is_an_error_that_names_the_entry(tmp_path, old, new, me
         load_mapping(tmp_path / "gaze.toml")
 
 
-def test_the_mappings_in_the_documentation_load(tmp_path):
-    text = (Path(__file__).parents[1] / "docs" / "gaze.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 4
-    for block in blocks:
-        (tmp_path / "gaze.toml").write_text(block, encoding="utf-8")
-        assert load_mapping(tmp_path / "gaze.toml").screen.width_px > 0
-    for name in (*gazemedseg.REQUIRED, gazemedseg.INDEX, gazemedseg.START, gazemedseg.CLASS):
-        assert f"`{name}`" in text
-
-
 def test_missing_and_empty_samples_are_an_error(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         load_mapping(tmp_path / "gaze.toml")
@@ -223,15 +210,16 @@ def test_missing_and_empty_samples_are_an_error(tmp_path):
 
 
 def test_masks_come_from_raw_samples_too(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(encode_png(np.zeros((54, 96, 3), np.uint8)))
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    (data / "images" / "a.png").write_bytes(encode_png(np.zeros((54, 96, 3), np.uint8)))
     time, place = recording(100)
-    path = write(tmp_path, [f"{t},{x},{y},a" for t, (x, y) in zip(time, place, strict=True)])
-    assert find_gaze(tmp_path) == path
-    make_masks(tmp_path, tmp_path / "raw_out", MaskSettings(crf=None), jobs=1)
+    path = write(data, [f"{t},{x},{y},a" for t, (x, y) in zip(time, place, strict=True)])
+    assert find_gaze(data) == path
+    make_masks(data, tmp_path / "raw_out", MaskSettings(crf=None), jobs=1)
     written = tmp_path / "raw_out" / "detected_fixations.csv"
-    assert len(read_gaze(written, {"a": tmp_path / "images/a.png"}).paths["a"]) == 5
-    make_masks(tmp_path, tmp_path / "table_out", MaskSettings(crf=None), jobs=1, gaze=written)
+    assert len(read_gaze(written, {"a": data / "images/a.png"}).paths["a"]) == 5
+    make_masks(data, tmp_path / "table_out", MaskSettings(crf=None), jobs=1, gaze=written)
     np.testing.assert_array_equal(load_map(tmp_path / "raw_out", "a", False), load_map(tmp_path / "table_out", "a", False))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import require
+from ..errors import ConfigError, require
 from ..progress import speaks
 from .options import JsonFlag, app, finish
 
@@ -161,6 +161,8 @@ def masks(
         screen=Screen.parse(screen) if screen else None,
     )
     if pool == "each" and reader is None:
+        if out is None:
+            raise ConfigError("--pool each makes a folder a reader; say with --out where")
         made = make_masks_by_reader(dataset, out, settings, jobs, strict, gaze)
         lines = [line for name, one in made.items() for line in (f"reader {name}:", *one.lines())]
         finish(lines, {"readers": {name: one.as_dict() for name, one in made.items()}}, as_json)

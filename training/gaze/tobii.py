@@ -38,7 +38,7 @@ def recognise(table: Table) -> Layout | None:
         area=_area(head) if position == "pixels" else (),
     )
     sensor = head.first("Sensor")
-    studio = "validityleft" in {name.casefold() for name in table.names}
+    studio = not re.search(r"recording timestamp", time, re.IGNORECASE)
     units = Units(
         unit_in(time) or AUTO,
         position=position,

@@ -15,7 +15,7 @@ from .settings import MaskSettings
 
 def make_masks_by_reader(
     dataset: Path | str,
-    out: Path | str | None = None,
+    out: Path | str,
     settings: MaskSettings | None = None,
     jobs: int | None = None,
     strict: bool = False,
@@ -26,7 +26,7 @@ def make_masks_by_reader(
     Raises DatasetError where the gaze is of one reader.
     """
     data = Dataset.open(dataset)
-    top = Path(out) if out is not None else data.root
+    top = Path(out)
     source = Path(gaze) if gaze is not None else find_gaze(data.root)
     table = read_gaze(source, data.images, settings.classes if settings else None)
     names = sorted({name for scans in table.readers.values() for name in scans})

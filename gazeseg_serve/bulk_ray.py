@@ -36,8 +36,9 @@ class _Worker:
         self.work, self.threshold, self.presence = work, threshold, presence
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        errors = [self._segment(*self.work[number]) for number in batch["number"]]
-        return {"number": batch["number"], "error": np.array(errors, dtype=object)}
+        numbers = batch.get("number", np.zeros(0, np.int64))  # Ray also hands over blocks without a row, and so without columns
+        errors = [self._segment(*self.work[number]) for number in numbers]
+        return {"number": numbers, "error": np.array(errors, dtype=object)}
 
     def _segment(self, image: Path, mask: Path) -> str:
         try:

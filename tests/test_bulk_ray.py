@@ -52,6 +52,15 @@ def holds_an_engine(node) -> bool:
     return any("MapWorker" in " ".join(child.cmdline()) for child in raylet.children(recursive=True))
 
 
+def test_a_block_without_a_row_has_no_answer(tmp_path: Path) -> None:
+    pytest.importorskip("ray.data")
+    from gazeseg_serve.bulk_ray import _Worker
+
+    write_artifact(tmp_path)
+    answers = _Worker(str(tmp_path), [], None, "cpu")({})
+    assert {name: len(column) for name, column in answers.items()} == {"number": 0, "error": 0}
+
+
 def test_a_worker_killed_half_way_loses_nothing_and_doubles_nothing(cluster, tmp_path: Path) -> None:
     from gazeseg_serve.bulk_ray import predict_on_ray
 

@@ -260,7 +260,7 @@ def test_validation_is_the_mean_dice_over_images_and_classes(batch: int) -> None
     assert model.training
 
 
-@pytest.mark.parametrize(("foreground", "dead"), [(0, True), (1, True), (2, False), (1022, False), (1023, True), (1024, True)])
+@pytest.mark.parametrize(("foreground", "dead"), [(0, True), (1, True), (3, False), (1021, False), (1023, True), (1024, True)])
 def test_a_level_is_dead_from_one_pixel_in_a_thousand_either_way(
     foreground: int, dead: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -57,7 +57,7 @@ def test_a_block_without_a_row_has_no_answer(tmp_path: Path) -> None:
     from gazeseg_serve.bulk_ray import _Worker
 
     write_artifact(tmp_path)
-    answers = _Worker(str(tmp_path), [], None, "cpu")({})
+    answers = _Worker(str(tmp_path), [], None, "cpu", None)({})
     assert {name: len(column) for name, column in answers.items()} == {"number": 0, "error": 0}
 
 

@@ -22,7 +22,8 @@ from gazeseg_serve.dataset import Dataset, image_files, seeded_split
 from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.engines.open import open_engine
 from gazeseg_serve.errors import ContractError, DatasetError
-from gazeseg_serve.files import read_json, sha256, staged_folder, write_bytes, write_json, write_text
+from gazeseg_serve.files import read_json, sha256, write_bytes, write_json
+from gazeseg_serve.folders import Kind, staged_folder
 from gazeseg_serve.records import build
 
 
@@ -138,8 +139,8 @@ def test_what_is_written_has_the_rights_that_open_would_have_given(tmp_path: Pat
     before = os.umask(mask)
     try:
         write_bytes(tmp_path / "deep" / "file", b"x")
-        with staged_folder(tmp_path / "folder", "marker") as folder:
-            write_text(folder / "marker", "m")
+        with staged_folder(tmp_path / "folder", Kind("a folder", lambda folder: None)) as folder:
+            write_bytes(folder / "marker", b"m")
         assert stat.S_IMODE((tmp_path / "deep" / "file").stat().st_mode) == 0o666 & ~mask
         assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~mask
         assert os.umask(mask) == mask, "the process keeps its own"
@@ -164,17 +165,6 @@ def test_json_keeps_its_letters_and_ends_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "g.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ContractError, match="is not JSON"):
         read_json(tmp_path / "g.json")
-
-
-def test_an_empty_folder_may_become_a_result_and_a_file_may_not(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with staged_folder(tmp_path / "empty", "marker") as folder:
-        write_text(folder / "marker", "m")
-    assert (tmp_path / "empty" / "marker").is_file()
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(ContractError, match="not an older result"), staged_folder(tmp_path / "file", "marker"):
-        pytest.fail("it began")
-    assert (tmp_path / "file").read_text() == "mine"
 
 
 # Records

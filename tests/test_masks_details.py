@@ -275,8 +275,8 @@ def test_detected_fixations_are_written_with_the_size_of_their_image(tmp_path: P
     (tmp_path / "images" / "a.png").write_bytes(encode_png(np.zeros((54, 96, 3), np.uint8)))
     time, place = recording(100)
     write(tmp_path, [f"{t},{x},{y},a" for t, (x, y) in zip(time, place, strict=True)])
-    make_masks(tmp_path, tmp_path / "out", PLAIN, jobs=1)
-    with (tmp_path / "out" / "detected_fixations.csv").open() as file:
+    make_masks(tmp_path, None, PLAIN, jobs=1)
+    with (tmp_path / "detected_fixations.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {(row["IMAGE_HEIGHT"], row["IMAGE_WIDTH"]) for row in rows} == {("54", "96")}
 

@@ -47,7 +47,7 @@ async def started(
     """A ready service with that batching."""
     chosen = Settings(artifact=folder, **settings)
     runtime = Runtime(chosen, batching)
-    edge = Edge(create_api(runtime, SWAGGER_UI), chosen, runtime.telemetry, runtime.keys, runtime.admission)
+    edge = Edge(create_api(runtime, SWAGGER_UI), runtime)
     runtime.start()
     try:
         await until(runtime.is_ready, 60)

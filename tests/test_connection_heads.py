@@ -15,7 +15,8 @@ import uvicorn
 from gated_service import metric
 from uvicorn.server import ServerState
 
-from gazeseg_serve.service.head_limits import HEAD_BYTES, GuardedProtocol
+from gazeseg_serve.service.connection import Connection
+from gazeseg_serve.service.head_limits import HEAD_BYTES
 from gazeseg_serve.service.telemetry import Telemetry
 
 SECONDS = 7.0
@@ -88,11 +89,13 @@ class Line:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
             await send({"type": "http.response.body", "body": b"ok"})
 
-        runtime: Any = SimpleNamespace(settings=SimpleNamespace(head_seconds=SECONDS), telemetry=self.telemetry)
+        runtime: Any = SimpleNamespace(
+            settings=SimpleNamespace(head_seconds=SECONDS, write_seconds=99.0), telemetry=self.telemetry
+        )
         self.loop, self.wire = Loop(asyncio.get_running_loop()), Wire()
         config = uvicorn.Config(app, log_level="critical", timeout_keep_alive=75)
         config.load()
-        self.protocol = GuardedProtocol(runtime, config=config, server_state=ServerState(), app_state={}, _loop=self.loop)
+        self.protocol = Connection(runtime, config=config, server_state=ServerState(), app_state={}, _loop=self.loop)
         self.protocol.connection_made(self.wire)
 
     def send(self, data: bytes) -> None:

@@ -15,7 +15,6 @@ from artifacts import write_artifact
 from PIL import Image
 
 from gazeseg_serve import progress
-from gazeseg_serve.bulk import collect
 from gazeseg_serve.card import model_card
 from gazeseg_serve.contract import Artifact, InputSpec, Run, Tensor, graph_inputs, graph_outputs, split_fingerprints
 from gazeseg_serve.dataset import Dataset, image_files, seeded_split
@@ -244,20 +243,6 @@ def test_masks_without_an_image_are_left_out_and_splits_need_no_training_file(tm
     assert data.splits() == {"train": ("a", "c", "d"), "val": ("b",)}
     with pytest.raises(DatasetError, match="no mask for b"):
         data.mask("b")
-
-
-def test_two_inputs_of_one_name_are_refused_and_one_given_twice_is_not(tmp_path: Path) -> None:
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.png").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"both write a\.png"):
-        collect([tmp_path / "x", tmp_path / "y"])
-    assert len(collect([tmp_path / "x", tmp_path / "x" / "a.png"])) == 1
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="holds no image"):
-        collect([tmp_path / "empty"])
-    with pytest.raises(DatasetError, match="does not exist"):
-        collect([tmp_path / "none"])
 
 
 # Engines and progress

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gazeseg_serve.training.gaze.detection import Detection, Monitor, detect
-from gazeseg_serve.training.gaze.fixations import BACKWARDS, ScanPath, read_fixations, write_fixations
+from gazeseg_serve.training.gaze.fixations import read_fixations, write_fixations
 from gazeseg_serve.training.gaze.raw_samples import fit
+from gazeseg_serve.training.gaze.scan_paths import BACKWARDS, ScanPath
 
 MONITOR = Monitor(1920, 1080, 53.0, 30.0, 60.0)
 HERE, THERE = (400.0, 300.0), (1500.0, 800.0)

@@ -1,0 +1,51 @@
+// What is saved is what is shown: every file is made from the very image, threshold and model of the answer on the screen.
+
+import { Refusal, segment, segmentSeries } from "./service.js";
+
+function stem(name) {
+  return name.replace(/\.(png|jpe?g|jfif|tiff?|dcm|dicom|ima)$/i, "") || "image";
+}
+
+function offer(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+// The blob of a response. Throws Refusal where another model has been put in place since the answer was shown.
+async function checked(response, shown) {
+  const model = response.headers.get("x-model-id");
+  if (model !== shown.answer.model) throw new Refusal("The server has another model now than what is shown; choose the image anew.");
+  return response.blob();
+}
+
+export const KINDS = {
+  png: { end: "_mask.png", what: "the mask" },
+  overlay: { end: "_overlay.png", what: "the overlay" },
+  "dicom-seg": { end: "_seg.dcm", what: "the DICOM SEG" },
+};
+
+// shown: { item, answer, threshold, force } as drawn. -> the name of the file that was saved.
+export async function save(output, shown, disagreement) {
+  const { end } = KINDS[output];
+  const query = { output, threshold: shown.threshold, disagreement: disagreement && output === "overlay", force: shown.force };
+  const name = stem(shown.item.name) + end;
+  offer(await checked(await segment(shown.item.file, query), shown), name);
+  return name;
+}
+
+export async function saveSeries(items, shown) {
+  const query = { output: "dicom-seg", threshold: shown.threshold, force: shown.force };
+  const name = `${stem(shown.item.name)}_series_seg.dcm`;
+  offer(await checked(await segmentSeries(items.map((item) => item.file), query), shown), name);
+  return name;
+}
+
+export function saveJson(shown) {
+  const { disagreement_png: left, ...answer } = shown.answer;
+  const name = `${stem(shown.item.name)}.json`;
+  offer(new Blob([JSON.stringify({ image: shown.item.name, ...answer }, null, 2)], { type: "application/json" }), name);
+  return name;
+}

@@ -1,0 +1,64 @@
+// Asking the service: errors as sentences, the key, and waiting where the service asks to come back.
+
+export class Refusal extends Error {
+  constructor(detail, code = "unreachable", status = 0) {
+    super(detail);
+    this.code = code;
+    this.status = status;
+  }
+}
+
+const TRIES = 5;
+let key = "";
+
+export function useKey(value) {
+  key = value.trim();
+}
+
+function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    }, { once: true });
+  });
+}
+
+// The response of a 200. Throws Refusal, or the signal's AbortError where the request was given up.
+export async function ask(path, options = {}) {
+  const headers = { ...(key ? { "X-API-Key": key } : {}), ...options.headers };
+  for (let tries = 1; ; tries++) {
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refusal("The server cannot be reached.");
+    }
+    if (response.ok) return response;
+    const problem = await response.json().catch(() => ({}));
+    if ([429, 503].includes(response.status) && tries < TRIES) {
+      await pause(1000 * Math.min(10, Number(response.headers.get("retry-after")) || tries), options.signal);
+      continue;
+    }
+    throw new Refusal(problem.detail ?? `The server answered ${response.status}.`, problem.code ?? "unknown", response.status);
+  }
+}
+
+// `query`: output, threshold and so on; what is null is left out.
+export function segment(file, query, signal) {
+  return ask(`/v1/segment?${asQuery(query)}`, {
+    method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" }, signal,
+  });
+}
+
+export function segmentSeries(files, query, signal) {
+  const form = new FormData();
+  for (const file of files) form.append("image", file);
+  return ask(`/v1/segment/batch?${asQuery(query)}`, { method: "POST", body: form, signal });
+}
+
+function asQuery(query) {
+  return new URLSearchParams(Object.entries(query).filter(([, value]) => value !== null && value !== false));
+}

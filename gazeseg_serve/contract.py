@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from .clinical import ClassCodes, IntendedUse
 from .errors import ContractError
 from .files import read_json, sha256, sha256_file, write_json
+from .onnx_file import check_self_contained
 from .presence import Presence
 from .records import build
 
@@ -185,6 +186,17 @@ class Artifact:
                 f"{folder}: the graph's input is declared as {artifact.inputs}, its InputSpec asks for "
                 f"{graph_inputs(artifact.input)}; export the run again"
             )
+        if artifact.outputs != graph_outputs(artifact.input, artifact.has_disagreement):
+            raise ContractError(
+                f"{folder}: the graph's outputs are declared as {artifact.outputs}, its InputSpec asks for "
+                f"{graph_outputs(artifact.input, artifact.has_disagreement)}; export the run again"
+            )
+        if not 0 <= artifact.threshold <= 1:  # False for NaN, too
+            raise ContractError(f"{folder}: the threshold is {artifact.threshold}; write one from 0 to 1")
+        if len(artifact.colours) != len(artifact.input.classes) or not all(
+            0 <= value <= 255 for colour in artifact.colours for value in colour
+        ):
+            raise ContractError(f"{folder}: the colours are {artifact.colours}; write three numbers from 0 to 255 a class")
         if artifact.files.get(artifact.model) != artifact.id:
             raise ContractError(f"{folder}: the id is {artifact.id}, the model's hash {artifact.files.get(artifact.model)}")
         if artifact.codes and len(artifact.codes) != len(artifact.input.classes):
@@ -193,6 +205,7 @@ class Artifact:
             )
         for name, digest in artifact.files.items():
             _check_file(folder, name, digest)
+        check_self_contained(folder / artifact.model)
         return artifact
 
     @property
@@ -228,9 +241,10 @@ def is_artifact(folder: Path) -> bool:
 
 
 def _check_file(folder: Path, name: str, expected: str) -> None:
+    # By its name alone: the file itself may be a link, as in the caches of model hubs and in Kubernetes' volumes.
     path = folder / name
-    if path.resolve().parent != folder.resolve():
-        raise ContractError(f"{folder}: {name!r} points outside the folder")
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise ContractError(f"{folder}: {name!r} is not the name of a file in the folder")
     if not path.is_file():
         raise ContractError(f"{path} is missing; copy the whole folder")
     found = sha256_file(path)

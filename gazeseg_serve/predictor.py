@@ -15,7 +15,7 @@ import numpy as np
 from .contract import Artifact, InputSpec
 from .engines.base import Engine, Outputs
 from .engines.open import open_engine
-from .errors import ConfigError, ImageError
+from .errors import ConfigError, EngineError, ImageError
 from .pixels import log_odds, resize_image, resize_map, surest
 from .presence import Presence
 
@@ -82,9 +82,22 @@ class Predictor:
 
     @classmethod
     def open(cls, folder: Path | str, device: str = "auto", threads: int = 0) -> Predictor:
-        """Raises ContractError, EngineError or MissingExtraError."""
+        """Open the artifact and try it with one blank image. Raises ContractError, EngineError or MissingExtraError."""
         artifact = Artifact.load(Path(folder))
-        return cls(open_engine(Path(folder), artifact, device, threads), artifact.input, artifact)
+        predictor = cls(open_engine(Path(folder), artifact, device, threads), artifact.input, artifact)
+        predictor._try_out(artifact)
+        return predictor
+
+    def _try_out(self, artifact: Artifact) -> None:
+        """The graph must give what its manifest declares. Raises EngineError."""
+        spec = self.spec
+        given = self.run([np.zeros((spec.size, spec.size, spec.channels), spec.dtype)])
+        for tensor in artifact.outputs:
+            shape, declared = np.shape(getattr(given, tensor.name)), (1, *tensor.axes[1:])
+            if shape != declared:
+                raise EngineError(
+                    f"the graph gives {tensor.name} of {shape}, its manifest declares {declared}; export it again"
+                )
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """`(H, W, C)` of any size -> `(size, size, C)`, as the network takes it; both of the InputSpec's dtype.

@@ -115,16 +115,15 @@ class Pipeline:
         if size[0] * size[1] <= _THREAD_PIXELS and (about.plain or not pictured):
             content, seconds = await self._in_thread(lambda: encode(artifact, outputs, index, size, wish, data, self._limits))
             return Reply(content.media_type, content.data, None, len(content.data), content.gzipped), seconds
-        arrays = [array[index : index + 1] for array in (outputs.probability, outputs.disagreement) if array is not None]
+        shapes, blobs = _item(answer)
         arguments = {
             **self._arguments(host),
             "artifact": dataclasses.asdict(artifact),
-            "shapes": [array.shape for array in arrays],
+            "shapes": shapes,
             "size": size,
             "wish": dataclasses.asdict(wish),
             "pictured": pictured,
         }
-        blobs = [array.tobytes() for array in arrays]
         memory = size[0] * size[1] * _ENCODE_BYTES
         done = await self.codecs.run("encode", arguments, [*blobs, data] if pictured else blobs, memory=memory, begun=True)
         return _received(done), done.seconds
@@ -142,8 +141,7 @@ class Pipeline:
             async def one(place: int) -> tuple[bytes, int]:
                 answer = await host.infer(_image(frames[place], host))
                 frames[place] = b""
-                packed, _ = await self._in_thread(lambda: pack_mask(host.artifact, answer.outputs, answer.index, size, wish))
-                return packed, answer.batch
+                return await self._packed(host, answer, size, wish), answer.batch
 
             masks = await gather_some([one(place) for place in range(len(frames))], host.max_batch)
             engine = time.perf_counter() - entered
@@ -160,6 +158,20 @@ class Pipeline:
         steps = _steps(started, read.seconds, engine, made.seconds, max(batch for _, batch in masks))
         self._observe(steps)
         return _received(made), steps
+
+    async def _packed(self, host: ModelHost, answer: Answer, size: Size, wish: Wish) -> bytes:
+        if size[0] * size[1] <= _THREAD_PIXELS:
+            artifact, outputs, index = host.artifact, answer.outputs, answer.index
+            return (await self._in_thread(lambda: pack_mask(artifact, outputs, index, size, wish)))[0]
+        shapes, blobs = _item(answer)
+        arguments = {
+            "artifact": dataclasses.asdict(host.artifact),
+            "shapes": shapes,
+            "size": size,
+            "wish": dataclasses.asdict(wish),
+        }
+        memory = size[0] * size[1] * _ENCODE_BYTES
+        return (await self.codecs.run("pack_mask", arguments, blobs, memory=memory, begun=True)).blobs[0]
 
     async def warm_up(self, host: ModelHost) -> None:
         """Decode, segment and encode one made-up image each way, so that no client waits for what is loaded late."""
@@ -194,6 +206,13 @@ class Pipeline:
 
 def _purpose(host: ModelHost, wish: Wish) -> dict[str, object]:
     return {"purpose": dataclasses.asdict(Purpose(host.artifact.intended_use, wish.force))}
+
+
+def _item(answer: Answer) -> tuple[list[tuple[int, ...]], list[bytes]]:
+    """Shapes and bytes of what the engine gave for one image of its batch."""
+    given, place = (answer.outputs.probability, answer.outputs.disagreement), slice(answer.index, answer.index + 1)
+    arrays = [array[place] for array in given if array is not None]
+    return [array.shape for array in arrays], [array.tobytes() for array in arrays]
 
 
 def _image(blob: bytes, host: ModelHost) -> np.ndarray:

@@ -25,6 +25,7 @@ from gazeseg_serve import errors
 from gazeseg_serve.errors import GazesegError, ImageTooLarge, MalformedImage
 
 from .codec_process import serve
+from .limits import draining
 from .problems import busy, storage_full
 from .turns import Turns
 
@@ -77,7 +78,9 @@ class _Process:
             self._pipe.send_bytes(blob)
         header = json.loads(self._pipe.recv_bytes())
         if "file" in header:
-            return Done(header, [], os.fdopen(recv_handle(self._pipe), "rb"))
+            file = os.fdopen(recv_handle(self._pipe), "rb")
+            file.seek(0)  # the place in it is shared with the one that wrote
+            return Done(header, [], file)
         return Done(header, [self._pipe.recv_bytes() for _ in range(header["blobs"])])
 
     def kill(self) -> None:
@@ -112,6 +115,10 @@ class CodecPool:
         self._closed = False
         atexit.register(self.close)
 
+    def working(self) -> list[int]:
+        """The process ids of those that work now."""
+        return [process.pid for process in list(self._busy) if process.pid is not None]
+
     async def run(
         self,
         task: str,
@@ -135,8 +142,10 @@ class CodecPool:
         if memory < self._memory:
             try:
                 return await self._once(request, blobs, memory, begun)
-            except (_OutOfMemory, _Ended, MalformedImage):  # decoders tell a lack of memory in many ways
-                pass
+            except (_OutOfMemory, _Ended, MalformedImage) as error:
+                # Decoders tell a lack of memory in many ways; a small image that is malformed is just that.
+                if isinstance(error, MalformedImage) and memory == _LEAST:
+                    raise
         try:
             return await self._once(request, blobs, self._memory, begun)
         except _OutOfMemory:
@@ -149,6 +158,8 @@ class CodecPool:
 
     async def _once(self, request: dict[str, Any], blobs: Sequence[bytes], memory: int, begun: bool) -> Done:
         await self._turns.enter(memory, begun)
+        if self._closed:
+            raise draining()
         piece = _Piece({**request, "memory": memory}, blobs)
         working = asyncio.get_running_loop().run_in_executor(self._threads, self._work, piece)
         working.add_done_callback(lambda done: self._after(done, piece))

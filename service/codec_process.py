@@ -89,7 +89,7 @@ def _answer(request: dict[str, Any], blobs: Blobs) -> Reply:
     except MemoryError:
         return {"error": "OutOfMemory"}, []
     except Exception as error:  # noqa: BLE001 - the edge of the process: a bug is told with its place alone
-        if isinstance(error, cv2.error) and error.code == _OUT_OF_MEMORY:
+        if isinstance(error, cv2.error) and (error.code == _OUT_OF_MEMORY or "bad_alloc" in str(error)):
             return {"error": "OutOfMemory"}, []
         frames = traceback.extract_tb(error.__traceback__)
         return {
@@ -124,13 +124,14 @@ def _prepare(arguments: dict[str, Any], blobs: Blobs) -> Reply:
     return {"size": size}, [_bytes(prepared)]
 
 
+def _outputs(arguments: dict[str, Any], blobs: Blobs) -> Outputs:
+    """What the engine gave for one image, from the first blobs."""
+    found = zip(arguments["shapes"], blobs.take(len(arguments["shapes"])), strict=True)
+    return Outputs(*(np.frombuffer(blob, np.float32).reshape(shape) for shape, blob in found))
+
+
 def _encode(arguments: dict[str, Any], blobs: Blobs) -> Reply:
-    artifact = build(Artifact, arguments["artifact"], "artifact")
-    arrays = [
-        np.frombuffer(blob, np.float32).reshape(shape)
-        for shape, blob in zip(arguments["shapes"], blobs.take(len(arguments["shapes"])), strict=True)
-    ]
-    outputs = Outputs(*arrays)
+    artifact, outputs = build(Artifact, arguments["artifact"], "artifact"), _outputs(arguments, blobs)
     data = blobs.take(1)[0] if arguments["pictured"] else b""
     content = codec_tasks.encode(
         artifact, outputs, 0, tuple(arguments["size"]), Wish(**arguments["wish"]), data, Limits(**arguments["limits"])
@@ -142,6 +143,11 @@ def _prepare_series(arguments: dict[str, Any], blobs: Blobs) -> Reply:
     spec, limits = build(InputSpec, arguments["spec"], "spec"), Limits(**arguments["limits"])
     frames, size = codec_tasks.prepare_series(spec, blobs, limits, SeriesLimits(**arguments["together"]), _purpose(arguments))
     return {"size": size}, [_bytes(frame) for frame in frames]
+
+
+def _pack_mask(arguments: dict[str, Any], blobs: Blobs) -> Reply:
+    artifact, outputs = build(Artifact, arguments["artifact"], "artifact"), _outputs(arguments, blobs)
+    return {}, [codec_tasks.pack_mask(artifact, outputs, 0, tuple(arguments["size"]), Wish(**arguments["wish"]))]
 
 
 def _encode_series(arguments: dict[str, Any], blobs: Blobs) -> Reply:
@@ -159,6 +165,7 @@ TASKS: dict[str, Callable[[dict[str, Any], Blobs], Reply]] = {
     "prepare": _prepare,
     "encode": _encode,
     "prepare_series": _prepare_series,
+    "pack_mask": _pack_mask,
     "encode_series": _encode_series,
 }
 

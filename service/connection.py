@@ -38,6 +38,7 @@ class Connection(HeadLimits):
         super().__init__(runtime, **options)
         self._write_seconds = runtime.settings.write_seconds
         self._receiving = False  # between a request's head and its last byte
+        self._parting = False  # to be closed when the request has been read
         self._offered = False  # the head just read offers another protocol
         self._linger_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -89,6 +90,7 @@ class Connection(HeadLimits):
             return
         self._receiving = True
         super().on_headers_complete()
+        self.cycle.transport = _Parting(self, self.transport)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         if self._offered:
@@ -98,6 +100,14 @@ class Connection(HeadLimits):
         if self._linger_timer is not None:
             self._linger_timer.cancel()
             self._linger_timer = None
+        if self._parting:
+            self.transport.close()
+
+    def part(self) -> None:
+        """The answer was the last on this connection: close it, once its request has been read."""
+        self._parting = True
+        if not self._receiving:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -139,3 +149,14 @@ class Connection(HeadLimits):
     def _cut_off(self) -> None:
         self._shed.labels("slow-reader").inc()
         self.transport.abort()
+
+
+class _Parting:
+    """The transport as an answer sees it: whoever closes it with a request half read closes it when that is read."""
+
+    def __init__(self, connection: Connection, transport: asyncio.Transport) -> None:
+        self._connection = connection
+        self.write, self.is_closing = transport.write, transport.is_closing
+
+    def close(self) -> None:
+        self._connection.part()

@@ -50,5 +50,9 @@ class LogWriter(logging.Handler):
                     self.dropped += len(lines)
             self._nothing.set()
 
+    def flushed(self, seconds: float) -> bool:
+        """Wait until no line waits, for so long at most; whether none does."""
+        return self._nothing.wait(seconds)
+
     def _last_lines(self) -> None:
-        self._nothing.wait(_LAST_SECONDS)
+        self.flushed(_LAST_SECONDS)

@@ -24,7 +24,7 @@ _RASTER_BYTES, _DICOM_BYTES = 20, 40  # a pixel at the most, while it is decoded
 
 @dataclass(frozen=True)
 class Peek:
-    """pixels: as the header says, 0 where it cannot be told. plain: a small PNG or JPEG, decoded in milliseconds.
+    """pixels: as the header says, 0 where it cannot be told. plain: a small PNG or JPEG, decoded or refused in milliseconds.
     memory: bytes that decoding may take.
     """
 
@@ -43,10 +43,12 @@ def peek(data: bytes) -> Peek:
             pixels, scans = _product(*struct.unpack_from(">II", data, 16)), 1
         elif data.startswith(_JPEG):
             pixels, scans = _jpeg_pixels(data), data.count(b"\xff\xda")
-        else:
+        elif data[:2] in (b"II", b"MM"):
             pixels = _tiff_pixels(data)
             return Peek(pixels, False, pixels * _RASTER_BYTES)
-    except (struct.error, IndexError):
+        else:  # of no format that is read: refused at a glance
+            return Peek(0, len(data) <= _PLAIN_BYTES, 0)
+    except (struct.error, IndexError, OverflowError):
         return Peek(0, False, 0)
     plain = 0 < pixels <= _PLAIN_PIXELS and len(data) <= _PLAIN_BYTES and scans <= _PLAIN_SCANS
     return Peek(pixels, plain, pixels * _RASTER_BYTES)
@@ -76,9 +78,7 @@ def _jpeg_pixels(data: bytes) -> int:
 
 def _tiff_pixels(data: bytes) -> int:
     """Width (tag 256) and height (257) of a TIFF's first directory, in either byte order, classic or BigTIFF."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
-    if not order:
-        return 0
+    order = "<" if data[:2] == b"II" else ">"
     if struct.unpack_from(order + "H", data, 2)[0] == 43:
         start, count_format, entry, value_at = struct.unpack_from(order + "Q", data, 8)[0], "Q", 20, 12
     else:

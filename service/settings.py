@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gazeseg_serve.errors import ConfigError
@@ -112,6 +112,12 @@ class Settings(BaseSettings):
             models[name] = Path(folder)
         return models
 
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Settings:
+        if self.held_bytes < max(self.max_bytes, self.max_batch_bytes):
+            raise ValueError(f"held_bytes, {self.held_bytes}, is less than the bytes that one request may have")
+        return self
+
     @property
     def limits(self) -> Limits:
         return Limits(self.max_bytes, self.max_pixels)
@@ -139,12 +145,13 @@ def load_settings(options: Mapping[str, object] | None = None) -> Settings:
     _refuse_unknown(os.environ)
     given = {name: value for name, value in (options or {}).items() if value is not None}
     try:
-        values: dict[str, Any] = {**json.loads(os.environ.get(WHOLE, "{}")), **given}
+        values: dict[str, Any] = {**dict(json.loads(os.environ.get(WHOLE, "{}"))), **given}
         settings = Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}") from None  # its input may be a key
-    except (json.JSONDecodeError, TypeError) as error:
+        name = ".".join(map(str, first["loc"])) or "of memory"
+        raise ConfigError(f"setting {name}: {first['msg']}") from None  # its input may be a key
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
         raise ConfigError(f"{WHOLE} is no JSON object of settings ({type(error).__name__})") from None
     if settings.artifact is not None and "default" in settings.models:
         raise ConfigError("two models are called 'default', the name of the first; choose another name")

@@ -59,7 +59,7 @@ def test_a_changed_weights_file_is_an_error_naming_both_hashes(tmp_path: Path) -
         ({"seed": True}, "seed: expected int"),
         ({"levels": []}, "no level"),
         ({"input": {"size": 33}}, "multiple of 16"),
-        ({"levels": [{"threshold": 0.5, "weights": "../x", "sha256": ""}]}, "outside the folder"),
+        ({"levels": [{"threshold": 0.5, "weights": "../x", "sha256": ""}]}, "not the name of a file"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, object], words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,11 @@ class OnnxRuntimeEngine:
                 "pip install 'gazeseg-serve[gpu]'"
             )
         providers = [wanted] if device == "cpu" else [wanted, _PROVIDERS["cpu"]]
-        self._session = _session(ort, model, providers, threads)
+        self._errors = _errors(ort)
+        try:
+            self._session = _session(ort, model, providers, threads)
+        except self._errors as error:
+            raise EngineError(f"onnxruntime cannot run {model}: {_line(error)}") from error
         running = self._session.get_providers()
         if running[0] != wanted:
             raise EngineError(
@@ -53,14 +58,29 @@ class OnnxRuntimeEngine:
         self._lane_session = _session(ort, model, providers, 1) if count > 1 else self._session
 
     def run(self, batch: np.ndarray) -> Outputs:
-        if self._lanes is None or len(batch) == 1:
-            values = self._session.run(self._names, {"image": batch})
-        else:
-            images = [{"image": batch[i : i + 1]} for i in range(len(batch))]
-            each = self._lanes.map(lambda image: self._lane_session.run(self._names, image), images)
-            values = [np.concatenate(parts) for parts in zip(*each, strict=True)]
+        try:
+            values = self._run(batch)
+        except self._errors as error:
+            raise EngineError(f"onnxruntime failed: {_line(error)}") from error
         named = dict(zip(self._names, values, strict=True))
         return Outputs(named["probability"], named.get("disagreement"))
+
+    def _run(self, batch: np.ndarray) -> Sequence[np.ndarray]:
+        if self._lanes is None or len(batch) == 1:
+            return self._session.run(self._names, {"image": batch})
+        images = [{"image": batch[i : i + 1]} for i in range(len(batch))]
+        each = self._lanes.map(lambda image: self._lane_session.run(self._names, image), images)
+        return [np.concatenate(parts) for parts in zip(*each, strict=True)]
+
+
+def _errors(ort: Any) -> tuple[type[Exception], ...]:
+    """onnxruntime's own exceptions, which have no base but Exception."""
+    state = ort.capi.onnxruntime_pybind11_state
+    return tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _session(ort: Any, model: Path, providers: list[str], threads: int) -> Any:

@@ -112,7 +112,8 @@ class Connection(HeadLimits):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._receiving and not self.transport.is_closing():
-            self._linger_timer = self.loop.call_later(LINGER_SECONDS, self._stop_lingering)
+            linger = min(LINGER_SECONDS, self._write_seconds)
+            self._linger_timer = self.loop.call_later(linger, self._stop_lingering)
 
     def _stop_lingering(self) -> None:
         self._linger_timer = None

@@ -60,6 +60,10 @@ class Running:
     url: str
     log: Path
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
     def worker(self) -> psutil.Process:
         """The process that holds the engine."""
         return next(

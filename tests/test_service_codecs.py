@@ -25,12 +25,16 @@ from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.errors import ImageTooLarge, MalformedImage
 from gazeseg_serve.pixels import Limits
 from gazeseg_serve.service.codec_pool import CodecPool, Done
-from gazeseg_serve.service.codec_tasks import prepare
+from gazeseg_serve.service.codec_tasks import Purpose, prepare
 from gazeseg_serve.service.problems import Problem
 
 MIB = 2**20
 SPEC = InputSpec(size=32)
-ARGUMENTS = {"spec": dataclasses.asdict(SPEC), "limits": dataclasses.asdict(Limits())}
+ARGUMENTS = {
+    "spec": dataclasses.asdict(SPEC),
+    "limits": dataclasses.asdict(Limits()),
+    "purpose": dataclasses.asdict(Purpose()),
+}
 
 
 def blank_png(side: int) -> bytes:
@@ -83,7 +87,7 @@ def test_a_process_answers_what_a_thread_does() -> None:
         for picture in images(3):
             data = encoded(pixels=picture)
             done = await decode(pool, data)
-            expected, size = prepare(SPEC, data, Limits())
+            expected, size = prepare(SPEC, data, Limits(), Purpose())
             np.testing.assert_array_equal(np.frombuffer(done.blobs[0], np.uint8).reshape(32, 32, 3), expected)
             assert tuple(done.header["size"]) == size
 

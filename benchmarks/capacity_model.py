@@ -32,7 +32,7 @@ class Service:
     at_once                 batches under way at once
     contention              how much longer work takes in the service than by itself: caches, locks, changes of thread
     generator               CPU a request of a load generator on the same cores; 0 where it has a machine of its own
-    max_queue               requests in the house at once; one more is refused
+    max_queue               requests under way at once; one more is refused
     """
 
     cores: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from gazeseg_serve.errors import ConfigError, GateError, MissingExtraError
 from gazeseg_serve.files import write_json, write_text
 from gazeseg_serve.folders import Kind, refuse_overlap, schema_of, staged_folder
 from gazeseg_serve.progress import log
-from gazeseg_serve.training.learning.student import Student
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 
 from .bench import Timing, peak_memory, time_calls
@@ -31,8 +31,8 @@ from .gate_images import GateImages, gate_images, learning_images
 from .parity import eager_ensemble
 from .pipeline import write_graph
 from .quantize import CALIBRATION_IMAGES, to_fp16, to_int8
-from .settings import EXACT, LOSSY, Limits
-from .strategies import STRATEGIES, build_strategy
+from .settings import STRATEGIES, ExportSettings
+from .strategies import build_strategy
 
 COMPARISON_SCHEMA = "gazeseg-comparison/1"
 RESULT_FILE = "compare.json"
@@ -45,14 +45,11 @@ def compare(
     run_folder: Path,
     data: Path,
     out: Path,
-    student: Student | None = None,
-    unlabelled: Sequence[Path] = (),
-    keep: Path | None = None,
-    limits: Limits = LOSSY,
+    settings: ExportSettings | None = None,
+    *,
     strategies: Sequence[str] = STRATEGIES,
     threads: int = 0,
     seconds: float = 2.0,
-    images: int = 200,
 ) -> Comparison:
     """Build every strategy once, bring it to every precision, measure all of it and write the page `out`/compare.html.
 
@@ -62,25 +59,27 @@ def compare(
     unknown = [name for name in strategies if name not in STRATEGIES]
     if unknown or not strategies:
         raise ConfigError(f"unknown strategy {', '.join(unknown)!r}; known: {', '.join(STRATEGIES)}")
-    refuse_overlap(out, run_folder, data, keep, *unlabelled)
+    settings = settings or ExportSettings(strategies[0])
+    refuse_overlap(out, run_folder, data, settings.student_run, *settings.unlabelled)
     run, ensemble = load_ensemble(run_folder)
-    gate = gate_images(run, data, "val", images)
+    gate = gate_images(run, data, settings.split, 200 if settings.images is None else settings.images)
+    student_run = settings.student_run or out.absolute().with_name(out.name + "-student")
     wanted = run_all(eager_ensemble(ensemble), gate.images)
     with staged_folder(out, COMPARISON_FOLDER) as folder, tempfile.TemporaryDirectory() as temporary:
         found = [_eager(run_folder, run, ensemble, gate, wanted, threads, seconds)]
         for strategy in strategies:
             try:
-                built = build_strategy(strategy, run, ensemble, student or Student(), data, unlabelled, keep)
+                built = build_strategy(replace(settings, strategy=strategy), run, ensemble, data, student_run)
                 model = Path(temporary) / strategy / MODEL_FILE
                 model.parent.mkdir()
-                write_graph(built, run, model, gate, EXACT, "fp32", data)
+                write_graph(built, run, model, gate, settings.tolerance, "fp32", data)
             except (ConfigError, GateError) as error:
                 log.warning("%s is left out: %s", strategy, error)
                 continue
             for name, engine, precision, path in _ways(strategy, model, run, data, threads):
                 log.info("measuring %s", name)
                 fidelity = measure_fidelity(run_all(engine.run, gate.images), wanted, gate.truths, len(run.input.classes))
-                held = all(held for *_, held in judged(fidelity, limits))
+                held = all(held for *_, held in judged(fidelity, settings.allowed))
                 found.append(
                     Candidate(
                         name,
@@ -103,7 +102,7 @@ def compare(
                     )
                 )
         result = Comparison(gate.source, tuple(found), *recommend(found))
-        write_text(folder / PAGE_FILE, comparison_page(result, limits))
+        write_text(folder / PAGE_FILE, comparison_page(result, settings.allowed))
         write_json(folder / RESULT_FILE, {"schema": COMPARISON_SCHEMA} | result.as_dict())
     return result
 

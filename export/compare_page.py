@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from gazeseg_serve.pictures import data_uri, page, table
 
 from .candidate import Candidate, Comparison, pareto
-from .settings import Limits
+from .settings import AllowedLoss
 
 _HEADER = (
     "what",
@@ -29,7 +29,7 @@ _HEADER = (
 )
 
 
-def comparison_page(result: Comparison, limits: Limits) -> str:
+def comparison_page(result: Comparison, limits: AllowedLoss) -> str:
     eager = result.candidates[0]
     rule = (
         f"loss of mean Dice at most {limits.max_dice_loss:g}"

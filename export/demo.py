@@ -105,7 +105,7 @@ def _make(out: Path, later: Path, quick: bool) -> DemoResult:
     log.info("3 of 5: two networks that learn from one another")
     trained = train(demo_config(quick), data, masks, run, device="cpu")
     log.info("4 of 5: one graph, through the gate")
-    exported = export_run(run, artifact, data=data)
+    exported = export_run(run, artifact, data)
     log.info("5 of 5: masks of phantoms no network saw")
     scored = _score(data, run, artifact, out / "predictions", test)
     mean = float(np.mean([item.dice["graph"] for item in scored]))

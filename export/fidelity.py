@@ -15,7 +15,7 @@ from gazeseg_serve.predictor import Prediction
 from gazeseg_serve.progress import log
 from gazeseg_serve.training.scoring.calibration import Reliability
 
-from .settings import Limits
+from .settings import AllowedLoss
 
 _AGREEMENT_WITHOUT_MASKS = 0.97
 
@@ -111,14 +111,14 @@ def calibration_error(p: np.ndarray, target: np.ndarray) -> float:
     return Reliability.of(p, target).error()
 
 
-def hold_fidelity(found: Fidelity, limits: Limits) -> None:
+def hold_fidelity(found: Fidelity, limits: AllowedLoss) -> None:
     """Raise GateError with every figure that is beyond its limit."""
     broken = [f"{name} is {value:.4f}, the limit {limit:.4f}" for name, value, limit, held in judged(found, limits) if not held]
     if broken:
         raise GateError("the graph is not as good as the ensemble: " + "; ".join(broken) + ". Nothing was written")
 
 
-def judged(found: Fidelity, limits: Limits) -> list[tuple[str, float, float, bool]]:
+def judged(found: Fidelity, limits: AllowedLoss) -> list[tuple[str, float, float, bool]]:
     """(what, measured, limit, held) of each figure that has a limit. A NaN does not hold."""
     rows = []
     if found.truth is not None:

@@ -18,8 +18,8 @@ from gazeseg_serve.progress import log
 
 from .fidelity import run_all
 from .gate_images import stack
+from .settings import ALARM_RATE, check_rate
 
-ALARM_RATE = 0.1
 SHARE = 0.001  # of the pixels: fewer would listen to single ones, more would overlook what is small
 _STEPS = 100  # of Newton's method, far more than it takes
 _SETTLED = 1e-10
@@ -64,11 +64,6 @@ def choose_presence(
         100 * found.suppressed,
     )
     return found
-
-
-def check_rate(alarm_rate: float) -> None:
-    if not 0 < alarm_rate < 1:
-        raise ConfigError(f"a rate of false alarms of {alarm_rate} is not between 0 and 1; 0.1 is usual")
 
 
 def calibrate(

@@ -13,7 +13,6 @@ import onnx
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.files import write_bytes
 
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 CALIBRATION_IMAGES = 64
 # fp32 in an fp16 graph: statistics (they overflow), and the activation; and what comes before the first convolution.
 _KEEP_FP32 = [

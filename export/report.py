@@ -14,7 +14,7 @@ from gazeseg_serve.pictures import BLUE, figure, heat, outline, overlay, page, t
 from .fidelity import Fidelity, judged, labels
 from .gate_images import GateImages
 from .parity import Parity
-from .settings import Limits, Tolerance
+from .settings import AllowedLoss, Tolerance
 
 _WORST = 6
 Runner = Callable[[np.ndarray], Outputs]
@@ -41,7 +41,7 @@ def lossy_report(
     precision: str,
     parity: Parity,
     fidelity: Fidelity,
-    limits: Limits,
+    limits: AllowedLoss,
     gate: GateImages,
     graph: Runner,
     ensemble: Runner,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,16 @@ from torch import nn
 from gazeseg_serve.contract import Run
 from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.training.learning.distill import distil
-from gazeseg_serve.training.learning.student import Student
+from gazeseg_serve.training.learning.distill import distill_run
 from gazeseg_serve.training.networks.ensemble import Ensemble
+from gazeseg_serve.training.networks.unet import UNet
 
 from .fuse import FusedEnsemble
 from .gate_images import learning_images
 from .parity import eager_ensemble
+from .settings import ExportSettings
 from .single import average, best_level
 from .student_graph import StudentGraph, eager_student
-
-STRATEGIES = ("fuse", "average", "best-level", "distill")
 
 
 @dataclass(frozen=True)
@@ -39,31 +38,30 @@ class Built:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def build_strategy(
-    strategy: str,
-    run: Run,
-    ensemble: Ensemble,
-    student: Student,
-    data: Path | None = None,
-    unlabelled: Sequence[Path] = (),
-    keep: Path | None = None,
-) -> Built:
-    """Raises ConfigError for an unknown strategy or one that this run cannot have, and what `distil` raises."""
-    if strategy == "fuse":
+def build_strategy(settings: ExportSettings, run: Run, ensemble: Ensemble, data: Path | None, student_run: Path) -> Built:
+    """What the strategy makes of a run. Raises ConfigError for one that this run cannot have, and what `distill` raises.
+
+    student_run: the folder of the student's training, for the strategy distill.
+    """
+    if ensemble.is_student:
+        if settings.strategy != "fuse":
+            raise ConfigError(f"the run is a student, one network; {settings.strategy} is for several: leave --strategy out")
+        return _student(ensemble.networks[0], run, {"distilled_from": run.config.get("origin", {}).get("distilled_from", [])})
+    if settings.strategy == "fuse":
         return Built(FusedEnsemble(ensemble), eager_ensemble(ensemble), len(ensemble.levels) > 1)
-    if strategy == "average":
+    if settings.strategy == "average":
         single = average(ensemble)
         return Built(FusedEnsemble(single), eager_ensemble(single), False)
-    if strategy == "best-level":
+    if settings.strategy == "best-level":
         index, single = best_level(run, ensemble)
         return Built(FusedEnsemble(single), eager_ensemble(single), False, {"level": index + 1})
-    if strategy == "distill":
-        images = learning_images(run, data, unlabelled)
-        recorded = all("val_dice" in level.metrics for level in run.levels)
-        start = ensemble.networks[best_level(run, ensemble)[0] if recorded else 0]
-        network = distil(ensemble, images, student, start, keep)
-        graph = StudentGraph(network, run.input)
-        return Built(
-            graph, eager_student(network, graph), graph.has_disagreement, {"student": asdict(student) | {"images": len(images)}}
-        )
-    raise ConfigError(f"unknown strategy {strategy!r}; known: {', '.join(STRATEGIES)}")
+    images = learning_images(run, data, settings.unlabelled)
+    recorded = all("val_dice" in level.metrics for level in run.levels)
+    start = ensemble.networks[best_level(run, ensemble)[0] if recorded else 0]
+    network, _ = distill_run(run, ensemble, images, settings.student, start, student_run)
+    return _student(network, run, {"student": asdict(settings.student) | {"images": len(images)}})
+
+
+def _student(network: UNet, run: Run, facts: dict[str, Any]) -> Built:
+    graph = StudentGraph(network, run.input)
+    return Built(graph, eager_student(network, graph), graph.has_disagreement, facts)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ContractError, OutsideIntendedUse
-from .records import build
+from .records import from_dict
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -91,7 +91,7 @@ class Clinical:
 def read_clinical(path: Path) -> Clinical:
     """Read a TOML file. Raises ContractError for one that is missing, or has an unknown or wrong field."""
     try:
-        return build(Clinical, tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+        return from_dict(Clinical, tomllib.loads(path.read_text(encoding="utf-8")), str(path))
     except FileNotFoundError:
         raise ContractError(f"{path} does not exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

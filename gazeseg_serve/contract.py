@@ -16,7 +16,7 @@ from .errors import ContractError
 from .files import read_json, sha256, sha256_file, write_json
 from .onnx_file import check_self_contained
 from .presence import Presence
-from .records import build
+from .records import from_dict
 
 RUN_SCHEMA = "gazeseg-run/1"
 ARTIFACT_SCHEMA = "gazeseg-artifact/1"
@@ -136,6 +136,9 @@ class Machine:
     gpu: str
     capability: str
     tensorrt: str
+
+
+PLAN_PRECISIONS = ("fp32", "fp16")  # TensorRT's int8 has no zero points here
 
 
 @dataclass(frozen=True)
@@ -259,4 +262,4 @@ def _load(cls: type[T], path: Path, schema: str) -> T:
         raise ContractError(f"{path} has schema {found!r}, this version reads {schema!r}; write the folder again")
     if isinstance(data.get("input"), dict):
         data["input"].setdefault("dtype", "uint8")  # before inputs had a dtype, all were of bytes
-    return build(cls, data, str(path))
+    return from_dict(cls, data, str(path))

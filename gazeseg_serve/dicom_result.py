@@ -23,7 +23,7 @@ _UID_ROOT = "2.25."  # derived from a UUID, which needs no registration (PS3.5, 
 
 
 @dataclass(frozen=True)
-class Wish:
+class ResultOptions:
     """How the masks were made: with them the UIDs change.
 
     presence        from which an image is taken to show anything, where another than the model's own was asked for
@@ -73,10 +73,10 @@ def in_order(headers: Sequence[Dataset], masks: np.ndarray) -> tuple[Frames, np.
     return Frames(sources, tuple(source[i] for i in along), tuple(frame[i] for i in along), placed), masks[along]
 
 
-def result_uids(kind: str, sources: Sequence[Dataset], artifact: Artifact, wish: Wish) -> tuple[str, str]:
-    """(series UID, instance UID) of a result: of the images, the model and the wish alone.
+def result_uids(kind: str, sources: Sequence[Dataset], artifact: Artifact, options: ResultOptions) -> tuple[str, str]:
+    """(series UID, instance UID) of a result: of the images, the model and the options alone.
 
-    All results of one series, model and wish are of one series, so that a colonoscopy gets one and not one a picture.
+    All results of one series, model and options are of one series, so that a colonoscopy gets one and not one a picture.
     """
     seed = "|".join(
         [
@@ -86,12 +86,12 @@ def result_uids(kind: str, sources: Sequence[Dataset], artifact: Artifact, wish:
             artifact.id,
             repr(codes_of(artifact)),
             repr(artifact.presence),
-            repr(wish.threshold),
-            repr(wish.presence),
-            *sorted(wish.forced),
+            repr(options.threshold),
+            repr(options.presence),
+            *sorted(options.forced),
         ]
     )
-    images = sorted(str(source.SOPInstanceUID) for source in sources) if wish.identity == "images" else [wish.identity]
+    images = sorted(str(source.SOPInstanceUID) for source in sources) if options.identity == "images" else [options.identity]
     return derived_uid(f"series|{seed}"), derived_uid("|".join(["instance", seed, *images]))
 
 
@@ -103,12 +103,12 @@ def codes_of(artifact: Artifact) -> list[ClassCodes]:
     return list(artifact.codes) or [known_codes(name) for name in artifact.input.classes]
 
 
-def parameters(wish: Wish) -> dict[str, str]:
+def parameters(options: ResultOptions) -> dict[str, str]:
     """How the masks were made, as AlgorithmParameters name it."""
-    named = {"threshold": f"{wish.threshold:g}"}
-    if wish.presence is not None:
-        named["presence"] = f"{wish.presence:g}"
-    return {**named, "force": "true"} if wish.forced else named
+    named = {"threshold": f"{options.threshold:g}"}
+    if options.presence is not None:
+        named["presence"] = f"{options.presence:g}"
+    return {**named, "force": "true"} if options.forced else named
 
 
 def coded(code: Code) -> Any:
@@ -117,9 +117,9 @@ def coded(code: Code) -> Any:
     return CodedConcept(code.value, code.scheme, code.meaning)
 
 
-def description(what: str, artifact: Artifact, wish: Wish) -> str:
+def description(what: str, artifact: Artifact, options: ResultOptions) -> str:
     """The series' description, as a viewer lists it."""
-    forced = "OUTSIDE INTENDED USE: " if wish.forced else ""
+    forced = "OUTSIDE INTENDED USE: " if options.forced else ""
     return f"{forced}{what} of {plain(', '.join(artifact.input.classes), 64)} (gazeseg-serve)"[:64]
 
 

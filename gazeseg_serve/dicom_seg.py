@@ -20,7 +20,7 @@ from .dicom_place import Place
 from .dicom_result import (
     MANUFACTURER,
     Frames,
-    Wish,
+    ResultOptions,
     coded,
     codes_of,
     derived_uid,
@@ -45,18 +45,18 @@ _UNPLACED = "2.25.1"  # the frame of reference that unplaced frames have while t
 _MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"  # what highdicom is told that every frame is; the references are put right after
 
 
-def segmentation(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifact, wish: Wish) -> bytes:
+def segmentation(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifact, options: ResultOptions) -> bytes:
     """One binary DICOM SEG file of `masks` `(frames, H, W)` uint8 labels, read back before it is returned.
 
     sources: the datasets of one series, or their `source_header`s, in the masks' order; a multi-frame dataset stands for
     all its frames. Size, place, study and patient are taken from them, as far as they are valid. The same images in any
-    order, model and wish give the same bytes. Raises MalformedImage or UnsupportedImage, which name the attribute.
+    order, model and options give the same bytes. Raises MalformedImage or UnsupportedImage, which name the attribute.
     """
     require("highdicom", "dicom")
     check_series(sources)
     try:
         frames, masks = in_order([source_header(source) for source in sources], masks)
-        written = _written(frames, masks, artifact, wish)
+        written = _written(frames, masks, artifact, options)
         file = io.BytesIO()
         written.save_as(file)
     except broken_errors() as error:
@@ -65,21 +65,21 @@ def segmentation(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifa
     return file.getvalue()
 
 
-def _written(frames: Frames, masks: np.ndarray, artifact: Artifact, wish: Wish) -> Segmentation:
+def _written(frames: Frames, masks: np.ndarray, artifact: Artifact, options: ResultOptions) -> Segmentation:
     import highdicom as hd
     from pydicom.uid import ExplicitVRLittleEndian
 
-    series_uid, instance_uid = result_uids("seg", frames.sources, artifact, wish)
+    series_uid, instance_uid = result_uids("seg", frames.sources, artifact, options)
     first = frames.sources[0]
     day, clock = made_at(first)
     seg = hd.seg.Segmentation(
         source_images=_stand_ins(frames),
         pixel_array=masks,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_describe(number, artifact, wish) for number in range(1, len(artifact.input.classes) + 1)],
+        segment_descriptions=[_describe(number, artifact, options) for number in range(1, len(artifact.input.classes) + 1)],
         series_instance_uid=series_uid,
         series_number=_SERIES_NUMBER,
-        series_description=description("Segmentation", artifact, wish),
+        series_description=description("Segmentation", artifact, options),
         sop_instance_uid=instance_uid,
         instance_number=max(1, instance_number(first)) if len(frames.source) == 1 else 1,
         manufacturer=MANUFACTURER,
@@ -87,7 +87,7 @@ def _written(frames: Frames, masks: np.ndarray, artifact: Artifact, wish: Wish) 
         software_versions=__version__,
         device_serial_number=artifact.id[:16],
         content_label="SEGMENTATION",
-        content_description=_remark(wish),
+        content_description=_remark(options),
         content_creator_name="gazeseg-serve^",
         content_date=day,
         content_time=clock,
@@ -204,7 +204,7 @@ def _say_how_lossy(seg: Any, sources: Sequence[Dataset]) -> None:
             setattr(seg, keyword, max(values) if keyword.endswith("Ratio") else values[0])
 
 
-def _describe(number: int, artifact: Artifact, wish: Wish) -> SegmentDescription:
+def _describe(number: int, artifact: Artifact, options: ResultOptions) -> SegmentDescription:
     import highdicom as hd
     from highdicom.color import CIELabColor
     from pydicom.sr.codedict import codes
@@ -221,15 +221,15 @@ def _describe(number: int, artifact: Artifact, wish: Wish) -> SegmentDescription
             version=artifact.id[:16],
             family=codes.cid7162.ArtificialIntelligence,
             source=MANUFACTURER,
-            parameters=parameters(wish),
+            parameters=parameters(options),
         ),
         anatomic_regions=[coded(known.region)] if known.region else None,
         display_color=CIELabColor.from_rgb(*artifact.colours[number - 1]),
     )
 
 
-def _remark(wish: Wish) -> str:
-    return "Forced outside the model's intended use" if wish.forced else "Automatic; not checked by a person"
+def _remark(options: ResultOptions) -> str:
+    return "Forced outside the model's intended use" if options.forced else "Automatic; not checked by a person"
 
 
 def _decimal(number: float) -> str:

@@ -1,6 +1,6 @@
 """Area and lesion count as a DICOM Structured Report: a Measurement Report, TID 1500 of PS3.16; needs the `dicom` extra.
 
-The report refers to the Segmentation object that the same images, model and wish give, whose UID follows from them.
+The report refers to the Segmentation object that the same images, model and options give, whose UID follows from them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .dicom_place import find_spacing
 from .dicom_result import (
     MANUFACTURER,
     Frames,
-    Wish,
+    ResultOptions,
     coded,
     codes_of,
     derived_uid,
@@ -50,7 +50,7 @@ _NO_UNIT = Code("1", "UCUM", "no units")
 _LESION = "49755003"  # Morphologically Abnormal Structure: its parts are counted as lesions
 
 
-def report(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifact, wish: Wish) -> bytes:
+def report(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifact, options: ResultOptions) -> bytes:
     """One Comprehensive SR file of `masks` `(frames, H, W)` uint8 labels, read back before it is returned.
 
     Per class the number of lesions (connected parts, over all frames) and, frame by frame where the mask is not empty,
@@ -61,7 +61,7 @@ def report(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifact, wi
     check_series(sources)
     try:
         frames, masks = in_order([source_header(source) for source in sources], masks)
-        written = _written(frames, masks, artifact, wish)
+        written = _written(frames, masks, artifact, options)
         file = io.BytesIO()
         written.save_as(file)
         file.seek(0)
@@ -71,24 +71,24 @@ def report(sources: Sequence[Dataset], masks: np.ndarray, artifact: Artifact, wi
     return file.getvalue()
 
 
-def _written(frames: Frames, masks: np.ndarray, artifact: Artifact, wish: Wish) -> Any:
+def _written(frames: Frames, masks: np.ndarray, artifact: Artifact, options: ResultOptions) -> Any:
     import highdicom as hd
 
-    series_uid, instance_uid = result_uids("sr", frames.sources, artifact, wish)
+    series_uid, instance_uid = result_uids("sr", frames.sources, artifact, options)
     first = frames.sources[0]
     day, clock = made_at(first)
     evidence = [
         _evidence(source, str(source.SeriesInstanceUID), str(source.SOPClassUID), str(source.SOPInstanceUID))
         for source in frames.sources
     ]
-    seg_series, seg_instance = result_uids("seg", frames.sources, artifact, wish)
+    seg_series, seg_instance = result_uids("seg", frames.sources, artifact, options)
     evidence.append(_evidence(first, seg_series, _SEG_CLASS, seg_instance))
     document = hd.sr.ComprehensiveSR(
         evidence=evidence,
-        content=_content(frames, masks, artifact, wish, seg_instance)[0],
+        content=_content(frames, masks, artifact, options, seg_instance)[0],
         series_instance_uid=series_uid,
         series_number=_SERIES_NUMBER,
-        series_description=description("Measurements", artifact, wish),
+        series_description=description("Measurements", artifact, options),
         sop_instance_uid=instance_uid,
         instance_number=1,
         manufacturer=MANUFACTURER,
@@ -119,7 +119,7 @@ def _evidence(source: Dataset, series: str, sop_class: str, instance: str) -> Da
     return kept
 
 
-def _content(frames: Frames, masks: np.ndarray, artifact: Artifact, wish: Wish, seg: str) -> Any:
+def _content(frames: Frames, masks: np.ndarray, artifact: Artifact, options: ResultOptions, seg: str) -> Any:
     import highdicom as hd
     from highdicom.sr import CodedConcept
     from pydicom.sr.codedict import codes
@@ -137,7 +137,7 @@ def _content(frames: Frames, masks: np.ndarray, artifact: Artifact, wish: Wish, 
     groups = [
         group
         for label in range(1, len(artifact.input.classes) + 1)
-        for group in _of_class(frames, masks, label, artifact, wish, seg)
+        for group in _of_class(frames, masks, label, artifact, options, seg)
     ]
     return hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=observer),
@@ -146,7 +146,7 @@ def _content(frames: Frames, masks: np.ndarray, artifact: Artifact, wish: Wish, 
     )
 
 
-def _of_class(frames: Frames, masks: np.ndarray, label: int, artifact: Artifact, wish: Wish, seg: str) -> list[Any]:
+def _of_class(frames: Frames, masks: np.ndarray, label: int, artifact: Artifact, options: ResultOptions, seg: str) -> list[Any]:
     """The group of a class over all frames, and one a frame that has the class."""
     import highdicom as hd
 
@@ -154,7 +154,7 @@ def _of_class(frames: Frames, masks: np.ndarray, label: int, artifact: Artifact,
     algorithm = hd.sr.AlgorithmIdentification(
         name=f"gazeseg-serve {artifact.strategy}",
         version=artifact.id[:16],
-        parameters=[f"{name}={setting}" for name, setting in parameters(wish).items()],
+        parameters=[f"{name}={setting}" for name, setting in parameters(options).items()],
     )
     common: dict[str, Any] = {
         "finding_type": coded(known.type),

@@ -15,14 +15,14 @@ log = logging.getLogger("gazeseg_serve")
 _LINE_EVERY = 10.0  # seconds between plain lines
 
 
-def speaks() -> bool:
+def is_main_process() -> bool:
     """False in the processes of torchrun after the first, which alone tells what all do."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
     """Pass `items` on, showing how many of `total` are done."""
-    if sys.stderr.isatty() and speaks():
+    if sys.stderr.isatty() and is_main_process():
         from rich.console import Console
         from rich.progress import track as bar
 

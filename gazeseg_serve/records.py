@@ -12,7 +12,7 @@ from .errors import ContractError
 T = TypeVar("T")
 
 
-def build(cls: type[T], data: Any, where: str) -> T:
+def from_dict(cls: type[T], data: Any, where: str) -> T:
     """Make the dataclass `cls` of parsed JSON or TOML; ContractError names the field that is missing, unknown or wrong."""
     if not isinstance(data, dict):
         raise ContractError(f"{where}: expected a table, found {type(data).__name__}")
@@ -33,7 +33,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), value, where)
+        return from_dict(typing.cast(type, hint), value, where)
     if origin in (types.UnionType, typing.Union):
         for option in arguments:
             if (option is type(None) and value is None) or (isinstance(option, type) and type(value) is option):

@@ -24,7 +24,7 @@ from gazeseg_serve.png import encode_png
 
 from .cancel import gather_some
 from .codec_pool import CodecPool, Done
-from .codec_tasks import Purpose, SeriesLimits, Size, Wish, encode, pack_mask, prepare
+from .codec_tasks import OutputOptions, Purpose, SeriesLimits, Size, encode, pack_mask, prepare
 from .limits import Held
 from .model_host import Answer, ModelHost
 from .peek import Peek, peek
@@ -77,43 +77,45 @@ class Pipeline:
         now = time.perf_counter()
         return now - min(list(self._begun.values()), default=now)
 
-    async def segment(self, host: ModelHost, data: bytes, wish: Wish, patient: bool = False) -> tuple[Reply, Steps]:
+    async def segment(self, host: ModelHost, data: bytes, options: OutputOptions, patient: bool = False) -> tuple[Reply, Steps]:
         """Segment the image file `data`. patient: wait for a turn however many wait."""
-        if wish.output in OF_DICOM:
-            return await self.series(host, [data], wish, patient)
-        reply, steps = await self._segment(host, data, wish, patient)
+        if options.output in OF_DICOM:
+            return await self.series(host, [data], options, patient)
+        reply, steps = await self._segment(host, data, options, patient)
         self._observe(steps)
         return reply, steps
 
-    async def _segment(self, host: ModelHost, data: bytes, wish: Wish, patient: bool) -> tuple[Reply, Steps]:
+    async def _segment(self, host: ModelHost, data: bytes, options: OutputOptions, patient: bool) -> tuple[Reply, Steps]:
         started = time.perf_counter()
         about = peek(data)
-        prepared, size, decoding = await self._prepare(host, data, about, patient, wish)
+        prepared, size, decoding = await self._prepare(host, data, about, patient, options)
         answer = await host.infer(prepared)
-        reply, encoding = await self._encode(host, answer, size, wish, data, about)
+        reply, encoding = await self._encode(host, answer, size, options, data, about)
         return reply, _steps(started, decoding, answer.engine, encoding, answer.batch)
 
     async def _prepare(
-        self, host: ModelHost, data: bytes, about: Peek, patient: bool, wish: Wish
+        self, host: ModelHost, data: bytes, about: Peek, patient: bool, options: OutputOptions
     ) -> tuple[np.ndarray, Size, float]:
         """The image as the network takes it, its own size, and the seconds that took."""
         spec = host.predictor.spec
         if about.plain:
             (prepared, size), seconds = await self._in_thread(
-                lambda: prepare(spec, data, self._limits, Purpose(host.artifact.intended_use, wish.force))
+                lambda: prepare(spec, data, self._limits, Purpose(host.artifact.intended_use, options.force))
             )
             return prepared, size, seconds
-        arguments = {**self._arguments(host), **_purpose(host, wish)}
+        arguments = {**self._arguments(host), **_purpose(host, options)}
         done = await self.codecs.run("prepare", arguments, [data], memory=about.memory, patient=patient)
         return _image(done.blobs[0], host), _size(done), done.seconds
 
     async def _encode(
-        self, host: ModelHost, answer: Answer, size: Size, wish: Wish, data: bytes, about: Peek
+        self, host: ModelHost, answer: Answer, size: Size, options: OutputOptions, data: bytes, about: Peek
     ) -> tuple[Reply, float]:
         artifact, outputs, index = host.artifact, answer.outputs, answer.index
-        pictured = wish.output == "overlay"
+        pictured = options.output == "overlay"
         if size[0] * size[1] <= _THREAD_PIXELS and (about.plain or not pictured):
-            content, seconds = await self._in_thread(lambda: encode(artifact, outputs, index, size, wish, data, self._limits))
+            content, seconds = await self._in_thread(
+                lambda: encode(artifact, outputs, index, size, options, data, self._limits)
+            )
             return Reply(content.media_type, content.data, None, len(content.data), content.gzipped), seconds
         shapes, blobs = _item(answer)
         arguments = {
@@ -121,17 +123,19 @@ class Pipeline:
             "artifact": dataclasses.asdict(artifact),
             "shapes": shapes,
             "size": size,
-            "wish": dataclasses.asdict(wish),
+            "options": dataclasses.asdict(options),
             "pictured": pictured,
         }
         memory = size[0] * size[1] * _ENCODE_BYTES
         done = await self.codecs.run("encode", arguments, [*blobs, data] if pictured else blobs, memory=memory, begun=True)
         return _received(done), done.seconds
 
-    async def series(self, host: ModelHost, files: Sequence[bytes], wish: Wish, patient: bool = False) -> tuple[Reply, Steps]:
+    async def series(
+        self, host: ModelHost, files: Sequence[bytes], options: OutputOptions, patient: bool = False
+    ) -> tuple[Reply, Steps]:
         """One DICOM SEG or SR of a DICOM file, or of the slices of a series."""
         started = time.perf_counter()
-        arguments = {**self._arguments(host), **_purpose(host, wish), "together": dataclasses.asdict(self._together)}
+        arguments = {**self._arguments(host), **_purpose(host, options), "together": dataclasses.asdict(self._together)}
         memory = sum(peek(data).memory for data in files)
         read = await self.codecs.run("prepare_series", arguments, files, memory=memory, patient=patient)
         size, frames = _size(read), read.blobs
@@ -141,7 +145,7 @@ class Pipeline:
             async def one(place: int) -> tuple[bytes, int]:
                 answer = await host.infer(_image(frames[place], host))
                 frames[place] = b""
-                return await self._packed(host, answer, size, wish), answer.batch
+                return await self._packed(host, answer, size, options), answer.batch
 
             masks = await gather_some([one(place) for place in range(len(frames))], host.max_batch)
             engine = time.perf_counter() - entered
@@ -149,7 +153,7 @@ class Pipeline:
             "artifact": dataclasses.asdict(host.artifact),
             "masks": len(masks),
             "size": size,
-            "wish": dataclasses.asdict(wish),
+            "options": dataclasses.asdict(options),
         }
         memory = len(masks) * size[0] * size[1] * _SERIES_BYTES
         made = await self.codecs.run(
@@ -159,16 +163,16 @@ class Pipeline:
         self._observe(steps)
         return _received(made), steps
 
-    async def _packed(self, host: ModelHost, answer: Answer, size: Size, wish: Wish) -> bytes:
+    async def _packed(self, host: ModelHost, answer: Answer, size: Size, options: OutputOptions) -> bytes:
         if size[0] * size[1] <= _THREAD_PIXELS:
             artifact, outputs, index = host.artifact, answer.outputs, answer.index
-            return (await self._in_thread(lambda: pack_mask(artifact, outputs, index, size, wish)))[0]
+            return (await self._in_thread(lambda: pack_mask(artifact, outputs, index, size, options)))[0]
         shapes, blobs = _item(answer)
         arguments = {
             "artifact": dataclasses.asdict(host.artifact),
             "shapes": shapes,
             "size": size,
-            "wish": dataclasses.asdict(wish),
+            "options": dataclasses.asdict(options),
         }
         memory = size[0] * size[1] * _ENCODE_BYTES
         return (await self.codecs.run("pack_mask", arguments, blobs, memory=memory, begun=True)).blobs[0]
@@ -178,7 +182,7 @@ class Pipeline:
         grey = np.full((64, 64, 3), 127, np.uint8)
         for data in (encode_png(grey), cv2.imencode(".jpg", grey)[1].tobytes(), cv2.imencode(".tif", grey)[1].tobytes()):
             for output in ("json", "png"):
-                await self._segment(host, data, Wish(output, 0.5, False), patient=True)
+                await self._segment(host, data, OutputOptions(output, 0.5, False), patient=True)
 
     def _arguments(self, host: ModelHost) -> dict[str, object]:
         return {"spec": dataclasses.asdict(host.predictor.spec), "limits": dataclasses.asdict(self._limits)}
@@ -204,8 +208,8 @@ class Pipeline:
         self._threads.shutdown(wait=True)
 
 
-def _purpose(host: ModelHost, wish: Wish) -> dict[str, object]:
-    return {"purpose": dataclasses.asdict(Purpose(host.artifact.intended_use, wish.force))}
+def _purpose(host: ModelHost, options: OutputOptions) -> dict[str, object]:
+    return {"purpose": dataclasses.asdict(Purpose(host.artifact.intended_use, options.force))}
 
 
 def _item(answer: Answer) -> tuple[list[tuple[int, ...]], list[bytes]]:

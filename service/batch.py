@@ -18,13 +18,13 @@ from gazeseg_serve.outputs import OF_DICOM, SUFFIXES
 
 from .archive import Item, json_lines, zipped
 from .cancel import in_order
-from .codec_tasks import Wish
+from .codec_tasks import OutputOptions
 from .edge import Visit
 from .model_host import ModelHost
 from .negotiate import read_form
 from .problems import REFUSALS, Problem, of_image
 from .runtime import Runtime
-from .segment import BINARY, Disagreement, Force, Name, Output, Presence, Threshold, answer, make_wish, while_wanted
+from .segment import BINARY, Disagreement, Force, Name, Output, Presence, Threshold, answer, output_options, while_wanted
 
 _REQUEST_BODY = {
     "requestBody": {
@@ -94,8 +94,8 @@ async def _batch(
 ) -> Response:
     artifact = host.artifact
     # Parts of an archive are never compressed one by one.
-    wish = dataclasses.replace(
-        make_wish(request, artifact, output or "png", threshold, disagreement, presence, force), gzip=False
+    options = dataclasses.replace(
+        output_options(request, artifact, output or "png", threshold, disagreement, presence, force), gzip=False
     )
     visit: Visit = request.scope["gazeseg.visit"]
     visit.model = artifact.id[:12]
@@ -103,29 +103,29 @@ async def _batch(
     form = await read_form(request, runtime.settings.batch_seconds, runtime.settings.max_images)
     try:
         files = _files(form)
-        if wish.output in OF_DICOM:
-            return await _series(runtime, host, request, files, wish)
+        if options.output in OF_DICOM:
+            return await _series(runtime, host, request, files, options)
     except BaseException:
         await form.close()
         raise
-    items = _segment_all(runtime, host, form, files, wish)
+    items = _segment_all(runtime, host, form, files, options)
     headers = {"X-Model-Id": artifact.id}
-    if wish.output == "json":
+    if options.output == "json":
         return StreamingResponse(json_lines(items), media_type="application/jsonl", headers=headers)
     names = [name for name, _ in files]
-    entries = dict(zip(names, answer_names(names, SUFFIXES[wish.output]), strict=True))
-    archive = zipped(items, entries, {"model": artifact.id, "threshold": wish.threshold})
+    entries = dict(zip(names, answer_names(names, SUFFIXES[options.output]), strict=True))
+    archive = zipped(items, entries, {"model": artifact.id, "threshold": options.threshold})
     return StreamingResponse(archive, media_type="application/zip", headers=headers)
 
 
 async def _series(
-    runtime: Runtime, host: ModelHost, request: Request, files: list[tuple[str, UploadFile]], wish: Wish
+    runtime: Runtime, host: ModelHost, request: Request, files: list[tuple[str, UploadFile]], options: OutputOptions
 ) -> Response:
     contents = []
     for _, file in files:
         contents.append(await file.read())
         await file.close()
-    work = runtime.pipeline.series(host, contents, wish)
+    work = runtime.pipeline.series(host, contents, options)
     reply, steps = await while_wanted(runtime, request, work, runtime.settings.batch_seconds)
     return answer(request, host.artifact, reply, steps)
 
@@ -140,7 +140,7 @@ def _files(form: FormData) -> list[tuple[str, UploadFile]]:
 
 
 async def _segment_all(
-    runtime: Runtime, host: ModelHost, form: FormData, files: list[tuple[str, UploadFile]], wish: Wish
+    runtime: Runtime, host: ModelHost, form: FormData, files: list[tuple[str, UploadFile]], options: OutputOptions
 ) -> AsyncIterator[Item]:
     """Every image, a few at a time, so that one batch does not fill the engine's queue for everyone else."""
     seconds = runtime.settings.batch_seconds
@@ -149,7 +149,7 @@ async def _segment_all(
     async def one(name: str, file: UploadFile) -> Item:
         try:
             async with runtime.within(end - time.monotonic(), seconds):
-                reply, _ = await runtime.pipeline.segment(host, await file.read(), wish, patient=True)
+                reply, _ = await runtime.pipeline.segment(host, await file.read(), options, patient=True)
                 await file.close()
         except (ImageError, MissingExtraError) as error:
             return Item(name, None, of_image(error))

@@ -28,10 +28,10 @@ from gazeseg_serve.contract import Artifact, InputSpec
 from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import GazesegError
 from gazeseg_serve.pixels import Limits
-from gazeseg_serve.records import build
+from gazeseg_serve.records import from_dict
 
 from . import codec_tasks
-from .codec_tasks import Content, Purpose, SeriesLimits, Wish
+from .codec_tasks import Content, OutputOptions, Purpose, SeriesLimits
 from .memory import bound_heaps
 
 if sys.platform != "win32":
@@ -119,7 +119,7 @@ def _send(pipe: Connection, pid: int, header: dict[str, Any], content: Sequence[
 
 
 def _prepare(arguments: dict[str, Any], blobs: Blobs) -> Reply:
-    spec, limits = build(InputSpec, arguments["spec"], "spec"), Limits(**arguments["limits"])
+    spec, limits = from_dict(InputSpec, arguments["spec"], "spec"), Limits(**arguments["limits"])
     prepared, size = codec_tasks.prepare(spec, blobs.take(1)[0], limits, _purpose(arguments))
     return {"size": size}, [_bytes(prepared)]
 
@@ -131,34 +131,40 @@ def _outputs(arguments: dict[str, Any], blobs: Blobs) -> Outputs:
 
 
 def _encode(arguments: dict[str, Any], blobs: Blobs) -> Reply:
-    artifact, outputs = build(Artifact, arguments["artifact"], "artifact"), _outputs(arguments, blobs)
+    artifact, outputs = from_dict(Artifact, arguments["artifact"], "artifact"), _outputs(arguments, blobs)
     data = blobs.take(1)[0] if arguments["pictured"] else b""
     content = codec_tasks.encode(
-        artifact, outputs, 0, tuple(arguments["size"]), Wish(**arguments["wish"]), data, Limits(**arguments["limits"])
+        artifact,
+        outputs,
+        0,
+        tuple(arguments["size"]),
+        OutputOptions(**arguments["options"]),
+        data,
+        Limits(**arguments["limits"]),
     )
     return _content(content)
 
 
 def _prepare_series(arguments: dict[str, Any], blobs: Blobs) -> Reply:
-    spec, limits = build(InputSpec, arguments["spec"], "spec"), Limits(**arguments["limits"])
+    spec, limits = from_dict(InputSpec, arguments["spec"], "spec"), Limits(**arguments["limits"])
     frames, size = codec_tasks.prepare_series(spec, blobs, limits, SeriesLimits(**arguments["together"]), _purpose(arguments))
     return {"size": size}, [_bytes(frame) for frame in frames]
 
 
 def _pack_mask(arguments: dict[str, Any], blobs: Blobs) -> Reply:
-    artifact, outputs = build(Artifact, arguments["artifact"], "artifact"), _outputs(arguments, blobs)
-    return {}, [codec_tasks.pack_mask(artifact, outputs, 0, tuple(arguments["size"]), Wish(**arguments["wish"]))]
+    artifact, outputs = from_dict(Artifact, arguments["artifact"], "artifact"), _outputs(arguments, blobs)
+    return {}, [codec_tasks.pack_mask(artifact, outputs, 0, tuple(arguments["size"]), OutputOptions(**arguments["options"]))]
 
 
 def _encode_series(arguments: dict[str, Any], blobs: Blobs) -> Reply:
-    artifact = build(Artifact, arguments["artifact"], "artifact")
+    artifact = from_dict(Artifact, arguments["artifact"], "artifact")
     masks = blobs.take(arguments["masks"])
-    made = codec_tasks.encode_series(artifact, blobs, masks, tuple(arguments["size"]), Wish(**arguments["wish"]))
+    made = codec_tasks.encode_series(artifact, blobs, masks, tuple(arguments["size"]), OutputOptions(**arguments["options"]))
     return _content(Content(made, "application/dicom"))
 
 
 def _purpose(arguments: dict[str, Any]) -> Purpose:
-    return build(Purpose, arguments["purpose"], "purpose")
+    return from_dict(Purpose, arguments["purpose"], "purpose")
 
 
 TASKS: dict[str, Callable[[dict[str, Any], Blobs], Reply]] = {

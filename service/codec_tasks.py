@@ -31,7 +31,7 @@ _GZIP_FROM = 1024  # bytes; under it the header costs more than is saved
 
 
 @dataclass(frozen=True)
-class Wish:
+class OutputOptions:
     """What the client asked for; `presence` as `predictor.finish` takes it; `gzip` where a JSON answer may be compressed;
     `force` against the intended use.
     """
@@ -76,14 +76,16 @@ def prepare(spec: InputSpec, data: bytes, limits: Limits, purpose: Purpose) -> t
     return _predictor(spec).prepare(image), (image.shape[0], image.shape[1])
 
 
-def encode(artifact: Artifact, outputs: Outputs, index: int, size: Size, wish: Wish, data: bytes, limits: Limits) -> Content:
-    """The answer to `wish` for item `index` of the engine's outputs. An overlay decodes the file `data` once more:
+def encode(
+    artifact: Artifact, outputs: Outputs, index: int, size: Size, options: OutputOptions, data: bytes, limits: Limits
+) -> Content:
+    """The answer to `options` for item `index` of the engine's outputs. An overlay decodes the file `data` once more:
     an image that is kept while others are worked on costs more than that.
     """
-    picture = decode_image(data, artifact.input.channels, limits) if wish.output == "overlay" else None
-    prediction = finish(outputs, index, size, artifact.presence, wish.presence)
-    rendered = render(prediction, artifact, wish.output, wish.threshold, wish.disagreement, picture)
-    if wish.gzip and rendered.media_type == "application/json" and len(rendered.content) >= _GZIP_FROM:
+    picture = decode_image(data, artifact.input.channels, limits) if options.output == "overlay" else None
+    prediction = finish(outputs, index, size, artifact.presence, options.presence)
+    rendered = render(prediction, artifact, options.output, options.threshold, options.disagreement, picture)
+    if options.gzip and rendered.media_type == "application/json" and len(rendered.content) >= _GZIP_FROM:
         return Content(gzip.compress(rendered.content, 5, mtime=0), rendered.media_type, gzipped=True)
     return Content(rendered.content, rendered.media_type)
 
@@ -124,23 +126,25 @@ def prepare_series(
     return prepared, size
 
 
-def pack_mask(artifact: Artifact, outputs: Outputs, index: int, size: Size, wish: Wish) -> bytes:
+def pack_mask(artifact: Artifact, outputs: Outputs, index: int, size: Size, options: OutputOptions) -> bytes:
     """The labels `(H, W)` uint8 of one frame, compressed: a series is long, and its masks are mostly background."""
-    prediction = finish(outputs, index, size, artifact.presence, wish.presence)
-    return zlib.compress(prediction.mask(wish.threshold).tobytes(), 1)
+    prediction = finish(outputs, index, size, artifact.presence, options.presence)
+    return zlib.compress(prediction.mask(options.threshold).tobytes(), 1)
 
 
-def encode_series(artifact: Artifact, files: Iterable[bytes], masks: Sequence[bytes], size: Size, wish: Wish) -> bytes:
+def encode_series(
+    artifact: Artifact, files: Iterable[bytes], masks: Sequence[bytes], size: Size, options: OutputOptions
+) -> bytes:
     """The DICOM SEG or SR of the masks that `pack_mask` made, for the files that they were made of. Raises ImageError."""
     from gazeseg_serve import dicom_result, dicom_seg, dicom_sr
 
     headers = [_header(data) for data in files]
-    forced = tuple(check_intended_use(artifact.intended_use, headers, wish.force))
-    make = dicom_seg.segmentation if wish.output == "dicom-seg" else dicom_sr.report
+    forced = tuple(check_intended_use(artifact.intended_use, headers, options.force))
+    make = dicom_seg.segmentation if options.output == "dicom-seg" else dicom_sr.report
     labels = np.empty((len(masks), *size), np.uint8)
     for place, mask in enumerate(masks):
         labels[place] = np.frombuffer(zlib.decompress(mask), np.uint8).reshape(size)
-    return make(headers, labels, artifact, dicom_result.Wish(wish.threshold, forced, presence=wish.presence))
+    return make(headers, labels, artifact, dicom_result.OutputOptions(options.threshold, forced, presence=options.presence))
 
 
 def _header(data: bytes) -> Dataset:

@@ -115,7 +115,7 @@ class Edge:
 
 
 class Visit:
-    """What is known of one request while it is in the house, and what it holds there. Routes find it in the scope."""
+    """What is known of one request while it is under way, and what it holds there. Routes find it in the scope."""
 
     def __init__(self, scope: MutableMapping[str, Any], send: Send, admission: Admission, held: Held) -> None:
         self._send, self._admission, self._held = send, admission, held

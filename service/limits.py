@@ -72,7 +72,7 @@ def too_large(limit: int) -> Problem:
 
 
 class Admission:
-    """Counts the requests in the house, and turns the rest away at once."""
+    """Counts the requests under way, and turns the rest away at once."""
 
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self._max, self._share = settings.max_queue, max(1, int(settings.max_queue * settings.client_share))

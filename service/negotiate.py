@@ -112,7 +112,7 @@ def output_for(accept: str) -> str:
             return "png"
         if name == "application/*":
             return "json"
-    raise Problem(406, "not-acceptable", f"nothing here is {accept!r}; answers are {', '.join(_OUTPUT_OF)}")
+    raise Problem(406, "not-acceptable", f"the service cannot answer as {accept!r}; it answers as {', '.join(_OUTPUT_OF)}")
 
 
 def takes_gzip(request: Request) -> bool:
@@ -120,9 +120,9 @@ def takes_gzip(request: Request) -> bool:
     return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
-async def entity_tag(model: str, wish: str, data: bytes) -> str:
-    """A weak ETag: the same image, model and wish give the same mask (a DICOM object's dates may differ)."""
-    digest = hashlib.sha256(f"{model} {wish} ".encode())
+async def entity_tag(model: str, options: str, data: bytes) -> str:
+    """A weak ETag: the same image, model and options give the same mask (a DICOM object's dates may differ)."""
+    digest = hashlib.sha256(f"{model} {options} ".encode())
     if len(data) < _HASH_INLINE:
         digest.update(data)
     else:

@@ -17,7 +17,7 @@ from gazeseg_serve.predictor import check_presence
 from .answering import Reply, Steps
 from .archive import content
 from .cancel import ClientGone, while_connected
-from .codec_tasks import Wish
+from .codec_tasks import OutputOptions
 from .edge import Visit
 from .model_host import ModelHost
 from .negotiate import IMAGE_TYPES, entity_tag, matches, output_for, read_image, takes_gzip
@@ -117,20 +117,20 @@ async def segment_one(
 ) -> Response:
     """What both routes do. Raises what `problems.of_error` answers."""
     artifact = host.artifact
-    wish = make_wish(request, artifact, output, threshold, disagreement, presence, force)
+    options = output_options(request, artifact, output, threshold, disagreement, presence, force)
     visit: Visit = request.scope["gazeseg.visit"]
     visit.model = artifact.id[:12]
     visit.enter()
     data = await read_image(request, runtime.settings.read_seconds)
-    tag = await entity_tag(artifact.id, repr(wish), data)
+    tag = await entity_tag(artifact.id, repr(options), data)
     if matches(request.headers.get("if-none-match", ""), tag):
         raise Problem(412, "same-answer", "the answer would be the one with this ETag", {"ETag": tag})
-    work = runtime.pipeline.segment(host, data, wish)
+    work = runtime.pipeline.segment(host, data, options)
     reply, steps = await while_wanted(runtime, request, work, runtime.settings.timeout_seconds)
     return answer(request, artifact, reply, steps, {"ETag": tag})
 
 
-def make_wish(
+def output_options(
     request: Request,
     artifact: Artifact,
     output: str | None,
@@ -138,7 +138,7 @@ def make_wish(
     disagreement: bool,
     presence: float | None,
     force: bool,
-) -> Wish:
+) -> OutputOptions:
     """What the client wants, complete. Raises Problem 406 or 422."""
     output = output or output_for(request.headers.get("accept", ""))
     try:
@@ -147,7 +147,7 @@ def make_wish(
     except ConfigError as error:
         raise Problem(422, "bad-parameter", str(error)) from error
     cut = artifact.threshold if threshold is None else threshold
-    return Wish(output, cut, disagreement, presence, takes_gzip(request), force)
+    return OutputOptions(output, cut, disagreement, presence, takes_gzip(request), force)
 
 
 async def while_wanted(runtime: Runtime, request: Request, work: Coroutine[Any, Any, T], seconds: float) -> T:

@@ -37,11 +37,11 @@ class Settings(BaseSettings):
     models          more models by name, as `name=folder,name=folder`
     max_batch       images in one run of the engine; 0: 32 on a GPU, 4 on a CPU, where larger ones are no faster and the
                     last to come would wait for all of them
-    max_queue       requests in the house at once, from the first byte to the last; over it the answer is 503
+    max_queue       requests under way at once, from the first byte to the last; over it the answer is 503
     client_share    the part of `max_queue` that one client (API key, else address) may hold; over it 429
     max_images      images in one request of the batch routes, and frames of one DICOM series; `max_batch_pixels` of one
                     series, `max_batch_bytes` and `batch_seconds` for one request
-    held_bytes      what all requests in the house may hold in memory, beside their pixels; over it 503
+    held_bytes      what all requests under way may hold in memory, beside their pixels; over it 503
     codec_bytes     memory for decoding and encoding, of all images together; who does not fit in waits
     head_seconds    how long a client may take to send a request's head, `read_seconds` its body; `timeout_seconds`: how
                     long an answer may take after that; `write_seconds`: how long a client may take nothing of it

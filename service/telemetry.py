@@ -45,7 +45,7 @@ class Telemetry:
             "gazeseg_batch_size", "Images in one run of the engine", ["model"], buckets=_BATCHES, registry=registry
         )
         self.shed = Counter("gazeseg_shed", "Requests refused or given up", ["reason"], registry=registry)
-        self.in_flight = Gauge("gazeseg_in_flight", "Requests in the house", registry=registry, multiprocess_mode="livesum")
+        self.in_flight = Gauge("gazeseg_in_flight", "Requests under way", registry=registry, multiprocess_mode="livesum")
         self.queue_depth = Gauge(
             "gazeseg_queue_depth", "Images waiting for the engine", ["model"], registry=registry, multiprocess_mode="livesum"
         )

@@ -58,7 +58,7 @@ def tiny_artifact(tiny_run: Path, phantoms: Path, tmp_path_factory: pytest.TempP
     from gazeseg_serve.export.pipeline import export_run
 
     out = tmp_path_factory.mktemp("artifact") / "artifact"
-    export_run(tiny_run, out, data=phantoms)
+    export_run(tiny_run, out, phantoms)
     return out
 
 
@@ -102,5 +102,5 @@ def lively_artifact(lively_run: Path, phantoms: Path, tmp_path_factory: pytest.T
     from gazeseg_serve.export.pipeline import export_run
 
     out = tmp_path_factory.mktemp("artifact") / "lively"
-    export_run(lively_run, out, data=phantoms)
+    export_run(lively_run, out, phantoms)
     return out

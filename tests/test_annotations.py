@@ -140,7 +140,7 @@ def test_unlabelled_pixels_have_no_gradient() -> None:
     ("overrides", "words"),
     [
         (("data.supervision=guess",), "gaze, full, box, point, scribble"),
-        (("data.supervision=full", "data.band=0.2"), "of gaze maps"),
+        (("data.supervision=full", "data.sharpen=0.3", "optimiser.average=0.9"), "of gaze maps"),
         (("data.supervision=full", "levels.shared_start=true"), "shared_start = false"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gazeseg_serve.contract import Artifact, InputSpec, Level, Run, build
+from gazeseg_serve.contract import Artifact, InputSpec, Level, Run, from_dict
 from gazeseg_serve.errors import ContractError
 from gazeseg_serve.files import sha256, write_bytes
 
@@ -110,6 +110,6 @@ def test_outputs_count_the_background_only_with_several_classes() -> None:
 
 
 def test_whole_numbers_pass_for_floats_but_not_the_other_way() -> None:
-    assert build(Level, {"threshold": 1, "weights": "w", "sha256": "s"}, "here").threshold == 1.0
+    assert from_dict(Level, {"threshold": 1, "weights": "w", "sha256": "s"}, "here").threshold == 1.0
     with pytest.raises(ContractError, match="here: weights"):
-        build(Level, {"threshold": 1, "weights": 2, "sha256": "s"}, "here")
+        from_dict(Level, {"threshold": 1, "weights": 2, "sha256": "s"}, "here")

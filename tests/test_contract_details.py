@@ -23,7 +23,7 @@ from gazeseg_serve.engines.open import open_engine
 from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.files import read_json, sha256, write_bytes, write_json
 from gazeseg_serve.folders import Kind, staged_folder
-from gazeseg_serve.records import build
+from gazeseg_serve.records import from_dict
 
 
 def edit(path: Path, change: Any) -> None:
@@ -204,13 +204,13 @@ class Outer:
 )
 def test_a_record_says_where_a_value_is_wrong(data: Any, words: str) -> None:
     with pytest.raises(ContractError, match=words):
-        build(Outer, data, "here")
+        from_dict(Outer, data, "here")
 
 
 def test_a_record_is_built_of_plain_values() -> None:
     data = {"name": "a", "share": 1, "inner": {"count": 3}, "pair": [2, "b"], "many": [1, 2.5], "table": {"x": 1}}
-    assert build(Outer, data, "here") == Outer("a", 1.0, Inner(3), (2, "b"), (1.0, 2.5), {"x": 1})
-    assert build(Outer, {"name": "a", "inner": None}, "here").inner is None
+    assert from_dict(Outer, data, "here") == Outer("a", 1.0, Inner(3), (2, "b"), (1.0, 2.5), {"x": 1})
+    assert from_dict(Outer, {"name": "a", "inner": None}, "here").inner is None
 
 
 # The dataset folder and bulk work

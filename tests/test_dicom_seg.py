@@ -22,11 +22,11 @@ from pydicom.sequence import Sequence
 
 from gazeseg_serve.clinical import ClassCodes, Code, known_codes
 from gazeseg_serve.contract import Artifact
-from gazeseg_serve.dicom_result import Wish
+from gazeseg_serve.dicom_result import ResultOptions
 from gazeseg_serve.dicom_seg import segmentation
 from gazeseg_serve.errors import ImageError, MalformedImage, UnsupportedImage
 
-WISH = Wish(0.5)
+WISH = ResultOptions(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -204,9 +204,9 @@ def test_the_same_images_model_and_wish_give_the_same_bytes(artifact: Artifact, 
     others = [
         segmentation(sources[:2], masks(3)[:2], artifact, WISH),
         segmentation(sources, masks(3), two, WISH),
-        segmentation(sources, masks(3), artifact, Wish(0.4)),
-        segmentation(sources, masks(3), artifact, Wish(0.5, presence=0.3)),
-        segmentation(sources, masks(3), artifact, Wish(0.5, ("x",))),
+        segmentation(sources, masks(3), artifact, ResultOptions(0.4)),
+        segmentation(sources, masks(3), artifact, ResultOptions(0.5, presence=0.3)),
+        segmentation(sources, masks(3), artifact, ResultOptions(0.5, ("x",))),
     ]
     uids = {uid, *(read(other).SOPInstanceUID for other in others)}
     assert len(uids) == 6
@@ -223,8 +223,8 @@ def test_the_segmentations_of_a_series_are_of_one_series(artifact: Artifact) -> 
 
 
 def test_a_series_identity_stays_when_a_slice_comes_late(artifact: Artifact) -> None:
-    wish = Wish(0.5, identity="series")
-    made = [read(segmentation([image("ct", i) for i in range(1, n + 1)], masks(n), artifact, wish)) for n in (2, 3)]
+    options = ResultOptions(0.5, identity="series")
+    made = [read(segmentation([image("ct", i) for i in range(1, n + 1)], masks(n), artifact, options)) for n in (2, 3)]
     assert made[0].SOPInstanceUID == made[1].SOPInstanceUID
     assert [seg.NumberOfFrames for seg in made] == [2, 3]
 
@@ -236,7 +236,7 @@ def test_segments_say_what_they_are_and_how_they_were_made(artifact: Artifact, t
         Code("71854001", "SCT", "Colon"),
     )
     model = dataclasses.replace(two, codes=(codes, known_codes("zone")))
-    seg = read(segmentation([image("endoscopy")], masks(1, classes=2), model, Wish(0.25)))
+    seg = read(segmentation([image("endoscopy")], masks(1, classes=2), model, ResultOptions(0.25)))
     polyp, zone = seg.SegmentSequence
     assert polyp.SegmentedPropertyTypeCodeSequence[0].CodeValue == "68496003"
     assert polyp.AnatomicRegionSequence[0].CodeMeaning == "Colon"
@@ -251,7 +251,7 @@ def test_segments_say_what_they_are_and_how_they_were_made(artifact: Artifact, t
 
 
 def test_a_forced_result_says_so(artifact: Artifact) -> None:
-    seg = read(segmentation([image("mr")], masks(1), artifact, Wish(0.5, ("its Modality is not ES",))))
+    seg = read(segmentation([image("mr")], masks(1), artifact, ResultOptions(0.5, ("its Modality is not ES",))))
     assert seg.SeriesDescription.startswith("OUTSIDE INTENDED USE")
     assert "Forced" in seg.ContentDescription
     parameters = seg.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0].AlgorithmParameters

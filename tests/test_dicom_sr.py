@@ -19,11 +19,11 @@ from scipy import ndimage
 
 from gazeseg_serve.clinical import known_codes
 from gazeseg_serve.contract import Artifact
-from gazeseg_serve.dicom_result import Wish
+from gazeseg_serve.dicom_result import ResultOptions
 from gazeseg_serve.dicom_seg import segmentation
 from gazeseg_serve.dicom_sr import report
 
-WISH = Wish(0.5)
+WISH = ResultOptions(0.5)
 
 
 @pytest.fixture(scope="module")

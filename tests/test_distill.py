@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import nn
 
-from gazeseg_serve.contract import InputSpec
+from gazeseg_serve.contract import InputSpec, Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, TrainingError
 from gazeseg_serve.export.gate_images import learning_images
@@ -22,8 +22,9 @@ from gazeseg_serve.export.parity import eager_ensemble
 from gazeseg_serve.export.student_graph import StudentGraph, eager_student
 from gazeseg_serve.training.learning import distill
 from gazeseg_serve.training.learning.augment import Augmenter
-from gazeseg_serve.training.learning.distill import distil, distillation_loss, make_student, soft_targets
-from gazeseg_serve.training.learning.student import Student
+from gazeseg_serve.training.learning.distill import distillation_loss, make_student, soft_targets
+from gazeseg_serve.training.learning.run_folder import write_level
+from gazeseg_serve.training.learning.student import Student, load_student
 from gazeseg_serve.training.networks.architecture import Architecture
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 
@@ -99,7 +100,7 @@ def test_a_warm_start_answers_as_the_level_it_began_with() -> None:
 def test_a_student_may_be_of_another_build(stride: int, depth: int, norm: str) -> None:
     ensemble = ensemble_of()
     settings = Student(width=8, steps=2, batch=2, precision="32-true", stride=stride, depth=depth, norm=norm)
-    student = distil(ensemble, IMAGES, settings, ensemble.networks[0])  # a start that does not fit is not taken
+    student = distill.distill(ensemble, IMAGES, settings, ensemble.networks[0])  # a start that does not fit is not taken
     graph = StudentGraph(student, ensemble.spec).eval()
     with torch.no_grad():
         probability, disagreement = graph(torch.from_numpy(IMAGES))
@@ -120,7 +121,7 @@ def test_a_student_comes_nearer_to_its_teacher(views: int) -> None:
         with torch.no_grad():
             return float((student(x)[:, :1].sigmoid() - ensemble(x).mean(0).sigmoid()).abs().mean())
 
-    assert gap(distil(ensemble, IMAGES, settings)) < 0.7 * gap(make_student(ensemble, settings, None).eval())
+    assert gap(distill.distill(ensemble, IMAGES, settings)) < 0.7 * gap(make_student(ensemble, settings, None).eval())
 
 
 def test_the_ensemble_is_asked_once_for_each_view(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +138,7 @@ def test_the_ensemble_is_asked_once_for_each_view(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Ensemble, "forward", forward)
     monkeypatch.setattr(distill, "distillation_loss", loss)
-    distil(ensemble, IMAGES, dataclasses.replace(TINY, steps=20, views=2))
+    distill.distill(ensemble, IMAGES, dataclasses.replace(TINY, steps=20, views=2))
     assert sum(asked) == 2 * len(IMAGES)
     targets = torch.cat(learned)
     assert len(targets) == 40
@@ -159,7 +160,7 @@ def test_what_is_cached_is_what_the_ensemble_says_of_that_view() -> None:
 
 def test_an_interrupted_student_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ensemble = ensemble_of()
-    whole = distil(ensemble, IMAGES, TINY)
+    whole = distill.distill(ensemble, IMAGES, TINY)
     monkeypatch.setattr(distill, "_CHECKPOINT_EVERY", 1)
     calls = iter(range(10))
 
@@ -171,12 +172,12 @@ def test_an_interrupted_student_goes_on_to_the_same_weights(tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(distill, "distillation_loss", stop)
         with pytest.raises(KeyboardInterrupt):
-            distil(ensemble, IMAGES, TINY, keep=tmp_path)
-    resumed = distil(ensemble, IMAGES, TINY, keep=tmp_path)
+            distill.distill(ensemble, IMAGES, TINY, out=tmp_path)
+    resumed = distill.distill(ensemble, IMAGES, TINY, out=tmp_path)
     for name, value in resumed.state_dict().items():
         torch.testing.assert_close(value, whole.state_dict()[name], rtol=0, atol=0)
     with pytest.raises(TrainingError, match="another config"):
-        distil(ensemble, IMAGES, dataclasses.replace(TINY, rate=1e-4), keep=tmp_path)
+        distill.distill(ensemble, IMAGES, dataclasses.replace(TINY, rate=1e-4), out=tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training() -> None:
@@ -184,7 +185,7 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
     with torch.no_grad():
         ensemble.levels[0].classifier.bias.fill_(float("nan"))
     with pytest.raises(TrainingError, match="at step 0"):
-        distil(ensemble, IMAGES, TINY)
+        distill.distill(ensemble, IMAGES, TINY)
 
 
 def test_impossible_students_are_refused() -> None:
@@ -193,11 +194,11 @@ def test_impossible_students_are_refused() -> None:
     with pytest.raises(ConfigError, match="views"):
         Student(views=-1)
     with pytest.raises(ConfigError, match="depth 6"):
-        distil(ensemble_of(), IMAGES, dataclasses.replace(TINY, depth=6))
+        distill.distill(ensemble_of(), IMAGES, dataclasses.replace(TINY, depth=6))
     with pytest.raises(ConfigError, match="unknown precision"):
         Student(precision="int3")
     with pytest.raises(ConfigError, match="learns from images"):
-        distil(ensemble_of(), IMAGES[:0], TINY)
+        distill.distill(ensemble_of(), IMAGES[:0], TINY)
 
 
 def test_a_student_never_learns_from_what_the_gate_looks_at(
@@ -217,3 +218,62 @@ def test_a_student_never_learns_from_what_the_gate_looks_at(
         learning_images(run, phantoms, [tmp_path / "nowhere"])
     with pytest.raises(DatasetError, match="no image to learn from"):
         learning_images(run, None)
+
+
+def test_a_student_is_a_run_folder_like_any_other(tmp_path: Path) -> None:
+    ensemble = ensemble_of()
+    teachers = run_of(ensemble, tmp_path / "teachers")
+    network, made = distill.distill_run(teachers, ensemble, IMAGES, TINY, ensemble.networks[0], tmp_path / "student")
+    assert made.config["origin"] == {"distilled_from": [level.sha256 for level in teachers.levels]}
+    run, student = load_ensemble(tmp_path / "student")
+    assert run == made
+    assert run.splits == teachers.splits
+    assert student.is_student
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(student(x), network(x)[None, :, :1])
+    rows = (tmp_path / "student" / "metrics.csv").read_text().splitlines()
+    assert rows[0] == "step,rate,loss"
+    assert rows[-1].startswith("4,")
+
+
+def test_a_finished_student_is_taken_as_it_is_and_no_other_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble = ensemble_of()
+    teachers = run_of(ensemble, tmp_path / "teachers")
+    first, _ = distill.distill_run(teachers, ensemble, IMAGES, TINY, ensemble.networks[0], tmp_path / "student")
+
+    def trained_again(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(distill, "distill", trained_again)
+    again, _ = distill.distill_run(teachers, ensemble, IMAGES, TINY, ensemble.networks[0], tmp_path / "student")
+    for name, value in again.state_dict().items():
+        torch.testing.assert_close(value, first.state_dict()[name], rtol=0, atol=0)
+    for other in (
+        (teachers, IMAGES, dataclasses.replace(TINY, rate=1e-4)),
+        (teachers, IMAGES[:4], TINY),
+        (dataclasses.replace(teachers, levels=teachers.levels[:1]), IMAGES, TINY),
+    ):
+        with pytest.raises(TrainingError, match="another finished run"):
+            distill.distill_run(other[0], ensemble, other[1], other[2], ensemble.networks[0], tmp_path / "student")
+
+
+def test_a_student_s_file_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "student.toml").write_text('width = 8\nnorm = "group"\n')
+    assert load_student(tmp_path / "student.toml", ["steps=7"]) == Student(width=8, norm="group", steps=7)
+    assert load_student() == Student()
+    with pytest.raises(ConfigError, match="unknown field 'wide'"):
+        load_student(None, ["wide=8"])
+    with pytest.raises(ConfigError, match="width 7"):
+        load_student(None, ["width=7"])
+
+
+def run_of(ensemble: Ensemble, folder: Path) -> Run:
+    """The run folder of an ensemble."""
+    levels = tuple(
+        write_level(folder, i, network, threshold, {})
+        for i, network, threshold in zip((1, 2), ensemble.networks, (0.5, 0.3), strict=True)
+    )
+    run = Run(ensemble.spec, dataclasses.asdict(ensemble.architecture), levels, {}, 0, {"train": ("a",), "val": ("b",)}, {}, {})
+    run.save(folder)
+    return run

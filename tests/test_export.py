@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from gazeseg_serve.export.fuse import FusedEnsemble, fold_tail
 from gazeseg_serve.export.onnx_graph import write_onnx
 from gazeseg_serve.export.parity import Parity, check_declaration, eager_ensemble, hold, measure
 from gazeseg_serve.export.pipeline import export_run
-from gazeseg_serve.export.settings import Tolerance
+from gazeseg_serve.export.settings import ExportSettings, Tolerance
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.training.networks.architecture import NORMS, Architecture
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
@@ -89,7 +90,7 @@ def test_an_artifact_is_complete_and_checked(tiny_artifact: Path, tiny_run: Path
 def test_an_export_of_the_same_run_is_the_same_model(
     tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    again = export_run(tiny_run, tmp_path / "again", data=phantoms)
+    again = export_run(tiny_run, tmp_path / "again", phantoms)
     assert again.id == Artifact.load(tiny_artifact).id
 
 
@@ -123,7 +124,7 @@ def test_a_damaged_graph_leaves_no_artifact(
 ) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact, damage))
     with pytest.raises(GateError, match=words):
-        export_run(tiny_run, tmp_path / "artifact", data=phantoms)
+        export_run(tiny_run, tmp_path / "artifact", phantoms)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,7 +167,7 @@ def test_the_gate_sees_every_kind_of_wrong(
         pipeline, "open_model", lambda model, precision="fp32": Wrapped(OnnxRuntimeEngine(model, "cpu"), change)
     )
     with pytest.raises(GateError) as caught:
-        export_run(tiny_run, tmp_path / "artifact", data=phantoms)
+        export_run(tiny_run, tmp_path / "artifact", phantoms)
     assert words in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -177,7 +178,7 @@ def test_a_nan_does_not_pass_the_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "words"),
+    ("given", "error", "words"),
     [
         ({"strategy": "magic"}, ConfigError, "known: fuse"),
         ({"precision": "fp12"}, ConfigError, "known: fp32"),
@@ -187,11 +188,13 @@ def test_a_nan_does_not_pass_the_limits() -> None:
         ({"split": "test"}, DatasetError, "none of the run's test images"),
     ],
 )
-def test_impossible_wishes_are_refused(
-    arguments: dict[str, object], error: type[Exception], words: str, tiny_run: Path, phantoms: Path, tmp_path: Path
+def test_impossible_settings_are_refused(
+    given: dict[str, object], error: type[Exception], words: str, tiny_run: Path, phantoms: Path, tmp_path: Path
 ) -> None:
+    data = cast(Path | None, given.get("data", phantoms))
+    settings = {name: value for name, value in given.items() if name != "data"}
     with pytest.raises(error, match=words):
-        export_run(tiny_run, tmp_path / "artifact", **({"data": phantoms} | arguments))  # type: ignore[arg-type]
+        export_run(tiny_run, tmp_path / "artifact", data, ExportSettings(**settings))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -199,7 +202,7 @@ def test_without_data_the_gate_says_that_its_images_are_synthetic(
     tiny_run: Path, tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
-    artifact = export_run(tiny_run, tmp_path / "artifact", images=3)
+    artifact = export_run(tiny_run, tmp_path / "artifact", settings=ExportSettings(images=3))
     assert artifact.parity["source"] == "synthetic images"
     assert artifact.parity["images"] == 3
 
@@ -207,7 +210,7 @@ def test_without_data_the_gate_says_that_its_images_are_synthetic(
 def test_a_folder_of_somebody_else_is_not_replaced(tiny_run: Path, phantoms: Path, tmp_path: Path) -> None:
     shutil.copytree(phantoms / "masks", tmp_path / "precious")
     with pytest.raises(ContractError, match="is not an artifact folder"):
-        export_run(tiny_run, tmp_path / "precious", data=phantoms)
+        export_run(tiny_run, tmp_path / "precious", phantoms)
     assert list((tmp_path / "precious").iterdir())
 
 

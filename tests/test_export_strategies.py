@@ -23,7 +23,7 @@ from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.compare import multiply_adds
 from gazeseg_serve.export.flops import count_flops
 from gazeseg_serve.export.pipeline import export_run
-from gazeseg_serve.export.settings import Limits
+from gazeseg_serve.export.settings import AllowedLoss, ExportSettings
 from gazeseg_serve.export.single import alone, average, best_level
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.training.learning.student import Student
@@ -31,7 +31,7 @@ from gazeseg_serve.training.networks.architecture import Architecture
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 from gazeseg_serve.training.networks.unet import seeded_unet
 
-ANYTHING = Limits(max_dice_loss=1.0, min_agreement=0.0)
+ANYTHING = AllowedLoss(max_dice_loss=1.0, min_agreement=0.0)
 QUICK = Student(width=4, steps=2, batch=2, precision="32-true")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
 LOSSY = ("average", "best-level", "distill")
@@ -79,7 +79,7 @@ def exported(lively_run: Path, phantoms: Path, tmp_path_factory: pytest.TempPath
 
     def get(strategy: str) -> Path:
         if not (root / strategy).exists():
-            export_run(lively_run, root / strategy, strategy, phantoms, limits=ANYTHING, student=QUICK)
+            export_run(lively_run, root / strategy, phantoms, ExportSettings(strategy, student=QUICK, allowed=ANYTHING))
         return root / strategy
 
     return get
@@ -118,7 +118,7 @@ def test_a_damaged_graph_fails_whatever_the_limits(
 ) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported(strategy), damage))
     with pytest.raises(GateError, match="not as good"):
-        export_run(lively_run, tmp_path / "artifact", strategy, phantoms, limits=ANYTHING, student=QUICK)
+        export_run(lively_run, tmp_path / "artifact", phantoms, ExportSettings(strategy, student=QUICK, allowed=ANYTHING))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,7 +135,9 @@ def test_a_network_that_answers_otherwise_fails_and_says_its_figures(
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported(strategy)))
     caplog.set_level(logging.INFO, "gazeseg_serve")
     with pytest.raises(GateError, match="mean agreement"):
-        export_run(lively_run, tmp_path / "artifact", strategy, phantoms, limits=Limits(1.0, 1.0), student=QUICK)
+        export_run(
+            lively_run, tmp_path / "artifact", phantoms, ExportSettings(strategy, student=QUICK, allowed=AllowedLoss(1.0, 1.0))
+        )
     assert "agreement 0." in caplog.text
     assert "loss" in caplog.text
     assert list(tmp_path.iterdir()) == []
@@ -146,16 +148,14 @@ def test_the_same_seed_gives_the_same_student(
 ) -> None:
     """The graph of the first export equals the networks of the second, or the gate would say so."""
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("distill")))
-    artifact = export_run(lively_run, tmp_path / "a", "distill", phantoms, limits=ANYTHING, student=QUICK)
+    artifact = export_run(lively_run, tmp_path / "a", phantoms, ExportSettings("distill", student=QUICK, allowed=ANYTHING))
     assert artifact.parity["graph"]["max_difference"] < 1e-5
     with pytest.raises(GateError, match="not as good"):
         export_run(
             lively_run,
             tmp_path / "b",
-            "distill",
             phantoms,
-            limits=ANYTHING,
-            student=dataclasses.replace(QUICK, seed=1, warm_start=False),
+            ExportSettings("distill", student=dataclasses.replace(QUICK, seed=1, warm_start=False), allowed=ANYTHING),
         )
 
 
@@ -164,7 +164,9 @@ def test_a_student_of_another_stride_and_depth_goes_through_every_precision(
 ) -> None:
     student = Student(width=8, steps=2, batch=2, precision="32-true", stride=2, depth=4)
     keep = tmp_path / "student"
-    artifact = export_run(lively_run, tmp_path / "fp32", "distill", phantoms, limits=ANYTHING, student=student, keep=keep)
+    artifact = export_run(
+        lively_run, tmp_path / "fp32", phantoms, ExportSettings("distill", student=student, allowed=ANYTHING, student_run=keep)
+    )
     model = tmp_path / "fp32" / "model.onnx"
     assert artifact.provenance["student"]["stride"] == 2
     assert refusals(model.read_bytes()) == []  # TensorRT takes it
@@ -177,7 +179,12 @@ def test_a_student_of_another_stride_and_depth_goes_through_every_precision(
     monkeypatch.setattr(pipeline, "write_onnx", made_before(tmp_path / "fp32"))
     for precision in ("int8", "fp16", "bf16") if has_bf16() else ("int8", "fp16"):
         out = tmp_path / precision
-        export_run(lively_run, out, "distill", phantoms, precision=precision, limits=ANYTHING, student=student, keep=keep)
+        export_run(
+            lively_run,
+            out,
+            phantoms,
+            ExportSettings("distill", precision=precision, student=student, allowed=ANYTHING, student_run=keep),
+        )
         assert count_flops(out / "model.onnx") == count_flops(model)
     graph = onnx.load(tmp_path / "int8" / "model.onnx").graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
@@ -189,7 +196,7 @@ def test_a_report_without_pictures_shows_none(
     exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("average")))
-    export_run(lively_run, tmp_path / "a", "average", phantoms, limits=ANYTHING, pictures=False)
+    export_run(lively_run, tmp_path / "a", phantoms, ExportSettings("average", pictures=False, allowed=ANYTHING))
     assert "<img" not in (tmp_path / "a" / "report.html").read_text()
 
 
@@ -198,7 +205,9 @@ def test_half_weights_halve_the_file_and_keep_the_arithmetic(
 ) -> None:
     whole = exported("best-level") / "model.onnx"
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("best-level")))
-    artifact = export_run(lively_run, tmp_path / "half", "best-level", phantoms, limits=ANYTHING, half_weights=True)
+    artifact = export_run(
+        lively_run, tmp_path / "half", phantoms, ExportSettings("best-level", precision="fp16-weights", allowed=ANYTHING)
+    )
     model = tmp_path / "half" / "model.onnx"
     assert artifact.precision == "fp32"
     assert artifact.provenance["weights"] == "float16"
@@ -215,5 +224,3 @@ def test_half_weights_halve_the_file_and_keep_the_arithmetic(
     np.testing.assert_allclose(answers, OpenVinoEngine(model).run(IMAGES).probability, atol=1e-3)
     assert count_flops(model) == count_flops(whole)
     assert refusals(model.read_bytes()) == []
-    with pytest.raises(ConfigError, match="leave --half-weights out"):
-        export_run(lively_run, tmp_path / "int8", "best-level", phantoms, precision="int8", half_weights=True)

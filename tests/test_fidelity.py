@@ -10,7 +10,7 @@ import pytest
 from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import GateError
 from gazeseg_serve.export.fidelity import calibration_error, hold_fidelity, labels, measure_fidelity, run_all
-from gazeseg_serve.export.settings import Limits
+from gazeseg_serve.export.settings import AllowedLoss
 
 RNG = np.random.default_rng(0)
 
@@ -35,7 +35,7 @@ def test_equal_outputs_lose_nothing() -> None:
     assert found.disagreement_correlation == pytest.approx(1)
     assert found.truth is not None
     assert (found.truth.dice_loss, found.truth.dice_ensemble, found.truth.images) == (0, 1, 6)
-    hold_fidelity(found, Limits(0, 1))
+    hold_fidelity(found, AllowedLoss(0, 1))
 
 
 def test_the_figures_of_a_moved_mask() -> None:
@@ -51,28 +51,28 @@ def test_the_figures_of_a_moved_mask() -> None:
     assert found.truth is not None
     assert found.truth.dice_loss == pytest.approx((1 - one) / 6)
     assert found.truth.dice_loss_low <= found.truth.dice_loss <= found.truth.dice_loss_high
-    hold_fidelity(found, Limits(0.02))
+    hold_fidelity(found, AllowedLoss(0.02))
     with pytest.raises(GateError, match=r"loss of mean Dice is 0\.01"):
-        hold_fidelity(found, Limits(0.01))
+        hold_fidelity(found, AllowedLoss(0.01))
     with pytest.raises(GateError, match="mean agreement"):
-        hold_fidelity(found, Limits(0.02, 0.99))
+        hold_fidelity(found, AllowedLoss(0.02, 0.99))
 
 
 def test_without_masks_the_agreement_decides() -> None:
     moved = measure_fidelity(Outputs(blobs(1)), Outputs(blobs()), [None] * 6, 1)
     assert moved.truth is None
     with pytest.raises(GateError, match=r"the limit 0\.97"):
-        hold_fidelity(moved, Limits())
-    hold_fidelity(moved, Limits(min_agreement=0.9))
+        hold_fidelity(moved, AllowedLoss())
+    hold_fidelity(moved, AllowedLoss(min_agreement=0.9))
 
 
 def test_a_gain_passes_and_a_nan_does_not() -> None:
     better = measure_fidelity(Outputs(blobs()), Outputs(blobs(2)), truths(), 1)
     assert better.truth is not None
     assert better.truth.dice_loss < 0
-    hold_fidelity(better, Limits(0.0))
+    hold_fidelity(better, AllowedLoss(0.0))
     with pytest.raises(GateError, match="nan"):
-        hold_fidelity(dataclasses.replace(better, truth=None, agreement=float("nan")), Limits())
+        hold_fidelity(dataclasses.replace(better, truth=None, agreement=float("nan")), AllowedLoss())
 
 
 def test_a_dead_graph_has_no_area_and_does_not_hold() -> None:
@@ -80,7 +80,7 @@ def test_a_dead_graph_has_no_area_and_does_not_hold() -> None:
     assert dead.area_bias == -1
     assert dead.agreement == 0
     with pytest.raises(GateError):
-        hold_fidelity(dead, Limits())
+        hold_fidelity(dead, AllowedLoss())
 
 
 def test_the_calibration_error_is_the_weighted_gap_of_fifteen_bins() -> None:
@@ -120,4 +120,4 @@ def test_batches_are_joined_in_order() -> None:
 def test_limits_outside_the_range_of_a_dice_are_refused() -> None:
     for limits in ({"max_dice_loss": -0.1}, {"max_dice_loss": 2.0}, {"min_agreement": 1.1}):
         with pytest.raises(GateError, match=r"\[0, 1\]"):
-            Limits(**limits)
+            AllowedLoss(**limits)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gazeseg_serve.training.learning.losses import consistency_loss, cross_loss, dice_loss, disputed_weights, segmentation_loss
+from gazeseg_serve.training.learning.losses import consistency_loss, dice_loss, segmentation_loss
 from gazeseg_serve.training.masks.levels import IGNORE
 
 RNG = np.random.default_rng(0)
@@ -115,17 +115,6 @@ def test_labels_of_several_classes_can_be_ignored_and_a_level_without_any_adds_n
     assert segmentation_loss(logits, targets).item() == pytest.approx(wanted.item())
 
 
-def test_disputed_pixels_weigh_less() -> None:
-    targets = torch.tensor([[[[0, 1, 1]]], [[[0, 1, 0]]]], dtype=torch.uint8)
-    weights = disputed_weights(targets, 0.25)
-    assert weights[:, 0, 0].tolist() == [[1.0, 1.0, 0.25]] * 2
-    logits = torch.tensor([0.3, -1.0, 2.0]).view(1, 1, 1, 1, 3).expand(2, 1, 1, 1, 3)
-    p = logits[0, 0, 0, 0].sigmoid()
-    first = -(torch.log(1 - p[0]) + torch.log(p[1]) + 0.25 * torch.log(p[2])) / 2.25
-    second = -(torch.log(1 - p[0]) + torch.log(p[1]) + 0.25 * torch.log(1 - p[2])) / 2.25
-    assert segmentation_loss(logits, targets, weights).item() == pytest.approx((first + second).item(), rel=1e-5)
-
-
 def test_dice_loss_against_the_definition() -> None:
     logits = torch.from_numpy(RNG.normal(0, 2, (2, 3, 1, 4, 5)))
     targets = torch.from_numpy(RNG.integers(0, 2, (2, 3, 4, 5)).astype(np.uint8))
@@ -144,15 +133,3 @@ def test_dice_loss_against_the_definition() -> None:
     one = (2 * (p[1, 0, 1] + p[1, 1, 1]) + 1) / (p[1].sum() + 2 + 1)
     two = (2 * p[2, 1, 0] + 1) / (p[2].sum() + 1 + 1)
     assert dice_loss(several, labels).item() == pytest.approx(1 - (one + two).item() / 2)
-
-
-def test_only_confident_peers_teach() -> None:
-    logits = torch.tensor([[3.0, 0.5, -3.0], [0.1, 2.0, 0.2]]).view(2, 1, 1, 1, 3).requires_grad_()
-    loss = cross_loss(logits)
-    z = logits.detach()[:, 0, 0, 0]
-    # Level 1 learns from level 2 where that is sure (its second pixel), level 2 from level 1's first and last.
-    wanted = -z[0, 1].sigmoid().log() - (z[1, 0].sigmoid().log() + (1 - z[1, 2].sigmoid()).log()) / 2
-    assert loss.item() == pytest.approx(wanted.item())
-    assert cross_loss(logits[:1]).item() == 0.0
-    softmax = torch.tensor([[4.0, 0.0, 0.0], [0.0, 0.3, 0.0]]).view(2, 1, 3, 1, 1)
-    assert cross_loss(softmax).item() == pytest.approx(-softmax[1, 0].log_softmax(0)[0].item())

@@ -106,7 +106,7 @@ def test_gaze_to_the_mask_of_a_dicom_slice(classes: tuple[str, ...], tmp_path: P
     evaluation = evaluate(tmp_path / "run", data, "val", tmp_path / "scores")
     assert evaluation.members() == ("level 1", "level 2", "ensemble")
     assert evaluation.values("ensemble", "dice").mean() > 0.2  # it learnt where to look; chance is 0.1
-    export_run(tmp_path / "run", tmp_path / "artifact", data=data)
+    export_run(tmp_path / "run", tmp_path / "artifact", data)
     artifact = Artifact.load(tmp_path / "artifact")
     assert artifact.input == run.input
     assert artifact.inputs[0].dtype == "float32"

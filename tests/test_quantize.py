@@ -20,7 +20,7 @@ from gazeseg_serve.export.gate_images import learning_images
 from gazeseg_serve.export.parity import check_declaration
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.quantize import to_fp16, to_int8
-from gazeseg_serve.export.settings import Limits
+from gazeseg_serve.export.settings import AllowedLoss, ExportSettings
 from gazeseg_serve.training.networks.ensemble import load_ensemble
 
 
@@ -82,12 +82,16 @@ def test_every_precision_goes_through_the_gate(
         pytest.importorskip("openvino")
         if not engine_openvino.has_bf16():
             pytest.skip("this CPU has no bf16 arithmetic")
-    artifact = export_run(lively_run, tmp_path / "artifact", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
+    artifact = export_run(
+        lively_run, tmp_path / "artifact", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0))
+    )
     assert artifact.precision == precision
     assert artifact.parity["max_difference"] > artifact.parity["graph"]["max_difference"]
     assert artifact.has_disagreement
     with pytest.raises(GateError, match="mean agreement"):
-        export_run(lively_run, tmp_path / "strict", data=phantoms, precision=precision, limits=Limits(1.0, 1.0))
+        export_run(
+            lively_run, tmp_path / "strict", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 1.0))
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
 
@@ -107,7 +111,9 @@ def test_a_damaged_graph_fails_at_any_precision_whatever_the_limits(
 ) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact, damage))
     with pytest.raises(GateError, match="not as good"):
-        export_run(lively_run, tmp_path / "artifact", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
+        export_run(
+            lively_run, tmp_path / "artifact", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0))
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +130,9 @@ def test_a_conversion_that_damages_the_graph_fails(
 ) -> None:
     """The first link saw the graph before; the second sees what the conversion made of it."""
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
-    sound = export_run(lively_run, tmp_path / "sound", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
+    sound = export_run(
+        lively_run, tmp_path / "sound", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0))
+    )
     convert = {"int8": to_int8, "fp16": to_fp16}[precision]
 
     def wrong(model: Path, *images: np.ndarray) -> None:
@@ -134,7 +142,10 @@ def test_a_conversion_that_damages_the_graph_fails(
     monkeypatch.setattr(pipeline, convert.__name__, wrong)
     with pytest.raises(GateError, match="mean agreement"):
         export_run(
-            lively_run, tmp_path / "wrong", data=phantoms, precision=precision, limits=Limits(1.0, sound.parity["agreement"])
+            lively_run,
+            tmp_path / "wrong",
+            phantoms,
+            ExportSettings(precision=precision, allowed=AllowedLoss(1.0, sound.parity["agreement"])),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["sound"]
 
@@ -148,5 +159,7 @@ def test_a_wrong_scale_is_caught(
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
     monkeypatch.setattr(pipeline, "to_int8", wrong)
     with pytest.raises(GateError):
-        export_run(lively_run, tmp_path / "artifact", data=phantoms, precision="int8", limits=Limits(0.0, 0.999))
+        export_run(
+            lively_run, tmp_path / "artifact", phantoms, ExportSettings(precision="int8", allowed=AllowedLoss(0.0, 0.999))
+        )
     assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,7 @@ from gazeseg_serve.errors import ConfigError, EngineError, GateError, MissingExt
 from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.quantize import to_fp16, to_int8
-from gazeseg_serve.export.settings import Limits
+from gazeseg_serve.export.settings import AllowedLoss, ExportSettings
 
 BATCH = np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), dtype=np.uint8)
 
@@ -137,7 +137,9 @@ def test_the_export_proves_its_plan_and_ties_it_to_the_machine(
 ) -> None:
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
     out = tmp_path / "artifact"
-    artifact = export_run(lively_run, out, data=phantoms, precision=precision, limits=Limits(1.0, 0.9), format="tensorrt")
+    artifact = export_run(
+        lively_run, out, phantoms, ExportSettings(precision=precision, format="tensorrt", allowed=AllowedLoss(1.0, 0.9))
+    )
     assert artifact.plan == Plan("model.plan", this_machine())
     assert set(artifact.files) == {"model.onnx", "model.plan", "parity.json", "report.html"}
     assert artifact.precision == precision
@@ -146,7 +148,10 @@ def test_the_export_proves_its_plan_and_ties_it_to_the_machine(
     gpu.change = lambda values: {name: value * np.float32(0.5) for name, value in values.items()}
     with pytest.raises(GateError):
         export_run(
-            lively_run, tmp_path / "wrong", data=phantoms, precision=precision, limits=Limits(1.0, 0.9), format="tensorrt"
+            lively_run,
+            tmp_path / "wrong",
+            phantoms,
+            ExportSettings(precision=precision, format="tensorrt", allowed=AllowedLoss(1.0, 0.9)),
         )
     assert not (tmp_path / "wrong").exists()
 
@@ -180,9 +185,9 @@ def test_int8_and_bf16_are_refused_before_any_work(
 ) -> None:
     for precision in ("int8", "bf16"):
         with pytest.raises(ConfigError, match="a TensorRT plan is of fp32 or fp16"):
-            export_run(lively_run, tmp_path / "a", data=phantoms, precision=precision, format="tensorrt")
+            export_run(lively_run, tmp_path / "a", phantoms, ExportSettings(precision=precision, format="tensorrt"))
     with pytest.raises(ConfigError, match="known: onnx, tensorrt; triton"):
-        export_run(lively_run, tmp_path / "a", data=phantoms, format="caffe")
+        export_run(lively_run, tmp_path / "a", phantoms, ExportSettings(format="caffe"))
     artifact = dataclasses.replace(Artifact.load(lively_artifact), precision="int8")
     with pytest.raises(EngineError, match="not int8"):
         open_engine(lively_artifact, artifact, "tensorrt")
@@ -201,7 +206,7 @@ def test_a_machine_without_a_gpu_is_told_so(
     for attempt in (
         lambda: open_engine(lively_artifact, Artifact.load(lively_artifact), "tensorrt"),
         lambda: TensorRtEngine(plan, "uint8"),
-        lambda: export_run(lively_run, tmp_path / "a", data=phantoms, format="tensorrt"),
+        lambda: export_run(lively_run, tmp_path / "a", phantoms, ExportSettings(format="tensorrt")),
     ):
         with pytest.raises(EngineError, match="driver version is insufficient; look at nvidia-smi, or use --device cpu"):
             attempt()

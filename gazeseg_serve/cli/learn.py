@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError, require
-from ..progress import speaks
+from ..progress import is_main_process
 from .options import JsonFlag, app, finish
 
 
@@ -32,7 +32,7 @@ def train(
     from ..training.learning.loop import train as run_training
 
     run = run_training(load_config(config, settings or ()), data, masks, out, resume, device, start)
-    if not speaks():
+    if not is_main_process():
         return
     lines = [f"wrote {out} ({len(run.levels)} levels)"]
     lines += [f"validation Dice of the ensemble at the network's size: {value:.4f}" for value in run.metrics.values()]

@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 from ..errors import require
+from ..export.settings import STRATEGIES, AllowedLoss, ExportSettings
+from ..training.learning.student import load_student
 from .options import JsonFlag, app, finish
+
+DEFAULT = ExportSettings()
 
 
 @app.command()
@@ -36,81 +40,64 @@ def demo(
     )
 
 
+STUDENT_HELP = "distill: TOML of the student and its training, for instance configs/student_small.toml."
+StudentFile = Annotated[Path | None, typer.Option("--student", help=STUDENT_HELP)]
+StudentSet = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="distill: override the student.")]
+StudentRun = Annotated[Path | None, typer.Option(help="distill: run folder of the student; default: OUT-student.")]
+Unlabelled = Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; may be repeated.")]
+
+
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     out: Annotated[Path, typer.Option(help="Artifact folder to write.")],
-    strategy: Annotated[str, typer.Option(help="fuse (all levels, exact), average, best-level or distill.")] = "fuse",
-    format: Annotated[str, typer.Option(help="onnx; tensorrt (a plan beside it); or triton, of an artifact as RUN.")] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32, int8, fp16 (GPUs) or bf16 (OpenVINO).")] = "fp32",
-    half_weights: Annotated[bool, typer.Option("--half-weights", help="fp32, bf16: store the weights as fp16.")] = False,
+    strategy: Annotated[str, typer.Option(help="fuse (all levels, exact), average, best-level or distill.")] = DEFAULT.strategy,
+    format: Annotated[str, typer.Option(help="onnx; or tensorrt: a plan for this machine's GPU beside it.")] = DEFAULT.format,
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16-weights (half the file), int8, fp16 (GPUs) or bf16 (OpenVINO).")
+    ] = DEFAULT.precision,
     data: Annotated[Path | None, typer.Option(help="Dataset folder whose validation images the gate uses.")] = None,
-    images: Annotated[int | None, typer.Option(help="Images of the gate at most; default: 32, or 200 if lossy.")] = None,
-    max_difference: Annotated[float, typer.Option(help="Gate: largest absolute difference of a probability.")] = 1e-3,
-    flipped: Annotated[float, typer.Option(help="Gate: largest share of mask pixels that may change.")] = 1e-4,
-    max_dice_loss: Annotated[float, typer.Option(help="Lossy gate: of the mean Dice, where there are masks.")] = 0.005,
-    min_agreement: Annotated[float | None, typer.Option(help="Lossy gate: Dice with the ensemble; 0.97 without masks.")] = None,
+    max_dice_loss: Annotated[
+        float, typer.Option(help="Gate of a lossy export: mean Dice it may lose, where there are masks.")
+    ] = DEFAULT.allowed.max_dice_loss,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Gate of a lossy export: mean Dice with the ensemble; without masks 0.97.")
+    ] = DEFAULT.allowed.min_agreement,
     alarm_rate: Annotated[
         float, typer.Option(help="Images without a target that may be marked all the same; negatives.txt proves it.")
-    ] = 0.1,
-    unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
-    width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
-    stride: Annotated[int, typer.Option(help="distill: 2 or 4 make blocks of pixels channels: less work.")] = 1,
-    depth: Annotated[int, typer.Option(help="distill: stages of the student, 2 to 5.")] = 5,
-    encoder: Annotated[str, typer.Option(help="distill: the student's way down, unet or efficientnet-lite0.")] = "unet",
-    norm: Annotated[str, typer.Option(help="distill: batch (folds away), group or instance.")] = "batch",
-    steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
-    rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
-    views: Annotated[int, typer.Option(help="distill: views an image for which the ensemble is asked once; 0: all new.")] = 0,
-    warm_start: Annotated[bool, typer.Option(help="distill: begin with a level's weights where they fit.")] = True,
-    seed: Annotated[int, typer.Option(help="distill: seed.")] = 0,
-    keep: Annotated[Path | None, typer.Option(help="distill: folder of the student's state, to go on or export again.")] = None,
-    pictures: Annotated[bool, typer.Option(help="Show images in the report; not for data that may not leave.")] = True,
+    ] = DEFAULT.alarm_rate,
+    student: StudentFile = None,
+    settings: StudentSet = None,
+    student_run: StudentRun = None,
+    unlabelled: Unlabelled = None,
+    pictures: Annotated[
+        bool, typer.Option(help="Show images in the report; not for data that may not leave.")
+    ] = DEFAULT.pictures,
     as_json: JsonFlag = False,
 ) -> None:
     """Make ONE graph of a run and prove it as good as the ensemble; exit 1 and write nothing where it is not.
 
-    Example: gazeseg-serve export runs/small --data kvasir --strategy distill --out artifacts/small
+    Example: gazeseg-serve export runs/small --data kvasir --strategy distill --student configs/student_small.toml
+    --out artifacts/small
     """
     require("onnx", "export")
-    if format == "triton":
-        from ..export.triton import write_triton
-
-        folder = write_triton(run, out)
-        return finish([f"wrote {folder}", f"next: tritonserver --model-repository {out}"], {"model": str(folder)}, as_json)
     from ..export.pipeline import export_run
-    from ..export.settings import Limits, Tolerance
-    from ..training.learning.student import Student
 
-    student = Student(
-        width,
-        norm,
-        steps,
-        rate=rate,
-        seed=seed,
-        warm_start=warm_start,
-        stride=stride,
-        depth=depth,
-        views=views,
-        encoder=encoder,
-    )
     artifact = export_run(
         run,
         out,
-        strategy,
         data,
-        "val",
-        images,
-        Tolerance(max_difference, flipped),
-        precision=precision,
-        limits=Limits(max_dice_loss, min_agreement),
-        student=student,
-        unlabelled=unlabelled or (),
-        keep=keep,
-        pictures=pictures,
-        format=format,
-        half_weights=half_weights,
-        alarm_rate=alarm_rate,
+        ExportSettings(
+            strategy,
+            precision,
+            format,
+            allowed=AllowedLoss(max_dice_loss, min_agreement),
+            alarm_rate=alarm_rate,
+            pictures=pictures,
+            student=load_student(student, settings or ()),
+            student_run=student_run,
+            unlabelled=tuple(unlabelled or ()),
+        ),
     )
     parity = artifact.parity
     lines = [
@@ -136,18 +123,31 @@ def export(
 
 
 @app.command()
+def triton(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    out: Annotated[Path, typer.Option(help="Model repository folder to write.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a Triton model repository of an artifact: its graph and config.pbtxt.
+
+    Example: gazeseg-serve triton artifacts/small --out repository
+    """
+    from ..export.triton import write_triton
+
+    folder = write_triton(artifact, out)
+    finish([f"wrote {folder}", f"next: tritonserver --model-repository {out}"], {"model": str(folder)}, as_json)
+
+
+@app.command()
 def compare(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     data: Annotated[Path, typer.Option(help="Dataset folder whose validation images are used.")],
     out: Annotated[Path, typer.Option(help="Folder for compare.html and compare.json.")],
-    strategies: Annotated[str, typer.Option(help="Which, by commas.")] = "fuse,average,best-level,distill",
-    keep: Annotated[Path | None, typer.Option(help="distill: folder of the student's state, taken up where it is.")] = None,
-    unlabelled: Annotated[list[Path] | None, typer.Option(help="distill: one more folder of images; repeatable.")] = None,
-    width: Annotated[int, typer.Option(help="distill: the student's width.")] = 16,
-    stride: Annotated[int, typer.Option(help="distill: the student's stride.")] = 1,
-    encoder: Annotated[str, typer.Option(help="distill: the student's way down, unet or efficientnet-lite0.")] = "unet",
-    steps: Annotated[int, typer.Option(help="distill: training steps, of 8 images each.")] = 2000,
-    rate: Annotated[float, typer.Option(help="distill: learning rate.")] = 2e-3,
+    strategies: Annotated[str, typer.Option(help="Which, by commas.")] = ",".join(STRATEGIES),
+    student: StudentFile = None,
+    settings: StudentSet = None,
+    student_run: StudentRun = None,
+    unlabelled: Unlabelled = None,
     threads: Annotated[int, typer.Option(help="CPU threads of each engine; 0: all cores.")] = 0,
     seconds: Annotated[float, typer.Option(help="How long each is timed.")] = 2.0,
     as_json: JsonFlag = False,
@@ -158,11 +158,12 @@ def compare(
     """
     require("onnx", "export")
     from ..export.compare import compare as run_comparison
-    from ..training.learning.student import Student
 
+    wanted = ExportSettings(
+        student=load_student(student, settings or ()), student_run=student_run, unlabelled=tuple(unlabelled or ())
+    )
     names = [name.strip() for name in strategies.split(",")]
-    student = Student(width, steps=steps, rate=rate, stride=stride, encoder=encoder)
-    result = run_comparison(run, data, out, student, unlabelled or (), keep, strategies=names, threads=threads, seconds=seconds)
+    result = run_comparison(run, data, out, wanted, strategies=names, threads=threads, seconds=seconds)
     finish(
         [*result.lines(), f"take {result.recommended}: {result.reason}", f"report: {out / 'compare.html'}"],
         result.as_dict(),

@@ -23,7 +23,7 @@ def serve(
     model: Annotated[list[str] | None, typer.Option(help="One more model, as NAME=FOLDER; may be repeated.")] = None,
     api_key: Annotated[list[str] | None, typer.Option(help="A key that clients must send; may be repeated.")] = None,
     api_keys_file: Annotated[Path | None, typer.Option(help="A file of keys, one a line.")] = None,
-    max_queue: Annotated[int | None, typer.Option(help="Requests in the house at once.")] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Requests under way at once.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a GPU, or one for the CPU.")] = None,
 ) -> None:
     """Serve an artifact over HTTP until SIGTERM. Every setting is also an environment variable GAZESEG_NAME.

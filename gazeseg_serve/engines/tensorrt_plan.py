@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..contract import Artifact, InputSpec, Machine
+from ..contract import PLAN_PRECISIONS, Artifact, InputSpec, Machine
 from ..errors import EngineError
 from ..files import write_bytes
 from ..progress import log
 from .base import Engine
 from .tensorrt import Cuda, TensorRtEngine, construct, load_tensorrt, make_logger
 
-PRECISIONS = ("fp32", "fp16")
 MAX_BATCH = 16  # of the optimisation profile; larger batches are cut into several
 # How far a plan's probabilities may be from those of ONNX Runtime, which runs the same file on the CPU.
 _TOLERANCE = {"fp32": 1e-3, "fp16": 0.1}
@@ -59,9 +58,9 @@ def build_plan(model: Path, precision: str, here: Machine, max_batch: int = MAX_
 
     Timings of kernels are kept between builds, for each GPU and version of TensorRT.
     """
-    if precision not in PRECISIONS:
+    if precision not in PLAN_PRECISIONS:
         raise EngineError(
-            f"TensorRT runs graphs of {' and '.join(PRECISIONS)} here, not {precision}: its int8 has no zero "
+            f"TensorRT runs graphs of {' and '.join(PLAN_PRECISIONS)} here, not {precision}: its int8 has no zero "
             "points, and bf16 is proven for OpenVINO alone; export with --precision fp16"
         )
     trt = load_tensorrt()

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gazeseg_serve.contract import build
+from gazeseg_serve.contract import from_dict
 from gazeseg_serve.errors import ConfigError, ContractError
 
 from .detection import Detection, Monitor
@@ -191,7 +191,7 @@ def load_mapping(path: Path | str) -> GazeMapping:
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        mapping = build(GazeMapping, _listed(values), str(path))
+        mapping = from_dict(GazeMapping, _listed(values), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; write a mapping of your tracker's columns there") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

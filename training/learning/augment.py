@@ -35,7 +35,6 @@ class Augmenter:
             photometry.append(K.ColorJiggle(s.brightness, s.contrast, s.saturation, s.hue, p=1.0))
         if s.noise:
             photometry.append(K.RandomGaussianNoise(std=s.noise, p=1.0))
-        self._cutmix = s.cutmix
         self._photometry = K.AugmentationSequential(*photometry, data_keys=["input"]) if photometry else None
 
     def __call__(self, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -47,8 +46,6 @@ class Augmenter:
                 targets = (moved if targets.is_floating_point() else moved.round()).to(targets.dtype)
             if self._photometry is not None:
                 images = self._photometry(images)
-            if self._cutmix:
-                images, targets = cutmix(images, targets, self._cutmix)
         return images.clamp(0, 1), targets
 
 
@@ -60,24 +57,3 @@ class _LogUniformScale(AffineGenerator):
         low, high = self.scale
         drawn["scale"] = low * (high / low) ** ((drawn["scale"] - low) / (high - low))
         return drawn
-
-
-def cutmix(images: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Paste a rectangle of the next image of the batch, with its targets, into a share of the images.
-
-    Its sides are between a quarter and 3/4 of the image's. Source: Yun et al., ICCV 2019; for labels of pixels French et
-    al., BMVC 2020. Draws from the global generator.
-    """
-    B, _, H, W = images.shape
-    images, targets, sources = images.clone(), targets.clone(), (images, targets)
-    for i in range(B):
-        if torch.rand(()) >= share:
-            continue
-        (h, w), (y, x) = (torch.rand(2) / 2 + 0.25), torch.rand(2)
-        height, width = int(h * H), int(w * W)
-        top, left = int(y * (H - height + 1)), int(x * (W - width + 1))
-        for moved, source in zip((images, targets), sources, strict=True):
-            moved[i, :, top : top + height, left : left + width] = source[
-                (i + 1) % B, :, top : top + height, left : left + width
-            ]
-    return images, targets

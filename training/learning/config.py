@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gazeseg_serve.contract import InputSpec, build
+from gazeseg_serve.contract import InputSpec, from_dict
 from gazeseg_serve.errors import ConfigError, ContractError
 
 from ..networks.architecture import SIMILARITIES, Architecture
@@ -19,6 +19,7 @@ SCHEMES = ("full", "box", "point", "scribble")
 SUPERVISIONS = ("gaze", *SCHEMES)
 CONSISTENCIES = ("none", "pure", "prop")
 MAPS = ("heatmaps", "refined")
+OPTIMISERS = ("sgd", "adamw")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -28,15 +29,13 @@ class Data:
 
     supervision "gaze"; or from true masks, to compare: "full", "box", "point", "scribble"
     (`training.learning.annotations`), where every level learns the same and `levels.thresholds` only counts them. With gaze
-    each level cuts the maps at its threshold t, and with one class that cut may be less than hard:
+    each level cuts the maps at its threshold.
 
-    band    pixels whose map lies within band / 2 of t teach nothing; 0.3 about t = 0.45 ignores the range 0.3 to 0.6
-    ramp    the target rises from 0 to 1 over this width about t; 1 about t = 0.5 takes the map itself
-    sharpen how much the averaged networks' logit counts beside the map's log odds in targets that are cut anew at every
-            step (`training.learning.sharpen`); 1/3 is what `relabel` takes between two trainings; wants optimiser.average
-
-    negatives: the share of each batch that shows nothing and teaches background: images that negatives.txt lists and, with
-    gaze, crops that nobody looked at (`training.learning.negatives`). Below 1; 0 leaves them out.
+    sharpen     how much the averaged networks' logit counts beside the map's log odds in targets that are cut anew at
+                every step (`training.learning.sharpen`); 1/3 is what `relabel` takes between two trainings; wants
+                optimiser.average
+    negatives   the share of each batch that shows nothing and teaches background: images that negatives.txt lists and, with
+                gaze, crops that nobody looked at (`training.learning.negatives`). Below 1; 0 leaves them out
     """
 
     size: int = 224
@@ -45,14 +44,17 @@ class Data:
     classes: tuple[str, ...] = ("lesion",)
     supervision: str = "gaze"
     maps: str = "refined"
-    band: float = 0.0
-    ramp: float = 0.0
     sharpen: float = 0.0
     negatives: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.negatives < 1:
             raise ConfigError(f"data.negatives = {self.negatives} is a share of a batch: 0 or more, and less than 1")
+        _known("data.supervision", self.supervision, SUPERVISIONS)
+        _known("data.maps", self.maps, MAPS)
+        _within("data.sharpen", self.sharpen, 0, 10)
+        if self.sharpen and self.supervision != "gaze":
+            raise ConfigError(f"data.sharpen is of gaze maps; set it to 0 for supervision {self.supervision!r}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Levels:
 
     thresholds: tuple[float, ...] = (0.5, 0.3)
     shared_start: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.thresholds or not all(0 < t < 1 for t in self.thresholds):
+            raise ConfigError(f"levels.thresholds = {list(self.thresholds)}: name at least one, each between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,7 @@ class Network:
 class Loss:
     """consistency "none", "pure" or "prop" (the method); weight is lambda; similarity, window and dilation are LPP's.
 
-    Beyond the method, off by default:
-    dice        weight of the soft Dice loss beside the cross-entropy (Milletari et al., 3DV 2016)
-    disputed    weight in the segmentation loss of a pixel on which the levels' pseudo-masks disagree; 1 as any other
-    cross       weight of the cross-entropy against the other levels' confident pixels, p >= 0.8 or <= 0.2 (cross pseudo
-                supervision, Chen et al., CVPR 2021)
+    dice        weight of the soft Dice loss beside the cross-entropy (Milletari et al., 3DV 2016); not of the method
     """
 
     consistency: str = "prop"
@@ -90,8 +92,15 @@ class Loss:
     window: int = 5
     dilation: int = 2
     dice: float = 0.0
-    disputed: float = 1.0
-    cross: float = 0.0
+
+    def __post_init__(self) -> None:
+        _known("loss.consistency", self.consistency, CONSISTENCIES)
+        _known("loss.similarity", self.similarity, SIMILARITIES)
+        _within("loss.weight", self.weight, 0, 1000)
+        _within("loss.dice", self.dice, 0, 1000)
+        _at_least("loss.dilation", self.dilation, 1)
+        if self.window < 1 or self.window % 2 == 0:
+            raise ConfigError(f"loss.window = {self.window} must be odd: it is a square about a pixel")
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,6 @@ class Augment:
                 to twice
     brightness  added, on [0, 1]            contrast    factor 1 +- this       noise       standard deviation on [0, 1]
     saturation  factor 1 +- this            hue         turns, up to 0.5
-    cutmix      share of the images that get a rectangle of another, with its labels (Yun et al., ICCV 2019)
     """
 
     flips: bool = True
@@ -116,9 +124,14 @@ class Augment:
     saturation: float = 0.0
     hue: float = 0.0
     noise: float = 0.0
-    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, most in (("rotate", 180), ("translate", 1), ("brightness", 1), ("contrast", 1), ("saturation", 1)):
+            _within(f"augment.{name}", getattr(self, name), 0, most)
+        _within("augment.hue", self.hue, 0, 0.5)
+        _within("augment.noise", self.noise, 0, 1)
+        if not 0 <= self.scale < 1:
+            raise ConfigError(f"augment.scale = {self.scale} must lie in [0, 1): a scale of 0 leaves no image")
         if self.zoom and not (len(self.zoom) == 2 and 0 < self.zoom[0] < self.zoom[1]):
             raise ConfigError(f"augment.zoom = {list(self.zoom)}: give the least factor and the greatest, like [0.35, 2.0]")
         if self.zoom and self.scale:
@@ -144,6 +157,22 @@ class Optimiser:
     steps: int = 15000
     batch: int = 8
 
+    def __post_init__(self) -> None:
+        _known("optimiser.name", self.name, OPTIMISERS)
+        _at_least("optimiser.steps", self.steps, 1)
+        _at_least("optimiser.batch", self.batch, 1)
+        if not 0 < self.rate <= 1000:
+            raise ConfigError(f"optimiser.rate = {self.rate} must be above 0 and at most 1000; 0.01 or 0.002 are usual")
+        _within("optimiser.final_rate", self.final_rate, 0, self.rate)
+        _within("optimiser.weight_decay", self.weight_decay, 0, 1)
+        _within("optimiser.warmup", self.warmup, 0, 1)
+        for name in ("momentum", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optimiser.{name} = {getattr(self, name)} must lie in [0, 1)")
+        cycles = (0, *self.restarts, self.steps)
+        if any(later <= earlier for earlier, later in itertools.pairwise(cycles)):
+            raise ConfigError(f"optimiser.restarts = {list(self.restarts)} must rise, between 0 and the steps")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -162,68 +191,22 @@ class TrainConfig:
     checkpoint_every: int = 250
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("data.supervision", self.data.supervision, SUPERVISIONS),
-            ("data.maps", self.data.maps, MAPS),
-            ("loss.consistency", self.loss.consistency, CONSISTENCIES),
-            ("loss.similarity", self.loss.similarity, SIMILARITIES),
-            ("optimiser.name", self.optimiser.name, ("sgd", "adamw")),
-            ("precision", self.precision, PRECISIONS),
-        ):
-            if value not in known:
-                raise ConfigError(f"{name} = {value!r} is not known; use one of: {', '.join(known)}")
-        thresholds = self.levels.thresholds
-        if not thresholds or not all(0 < t < 1 for t in thresholds):
-            raise ConfigError(f"levels.thresholds = {list(thresholds)}: name at least one, each between 0 and 1")
-        if self.loss.window < 1 or self.loss.window % 2 == 0 or self.loss.dilation < 1:
-            raise ConfigError("loss.window must be odd and loss.dilation at least 1")
-        for name in ("steps", "batch"):
-            if getattr(self.optimiser, name) < 1:
-                raise ConfigError(f"optimiser.{name} must be at least 1")
-        for name, share in (
-            ("data.band", self.data.band),
-            ("data.ramp", self.data.ramp),
-            ("augment.cutmix", self.augment.cutmix),
-            ("loss.disputed", self.loss.disputed),
-        ):
-            if not 0 <= share <= 1:
-                raise ConfigError(f"{name} = {share} must lie in [0, 1]")
-        for name, weight in (
-            ("loss.weight", self.loss.weight),
-            ("loss.dice", self.loss.dice),
-            ("loss.cross", self.loss.cross),
-            ("data.sharpen", self.data.sharpen),
-        ):
-            if not weight >= 0:
-                raise ConfigError(f"{name} = {weight} must be at least 0")
-        if not 0 <= self.optimiser.average < 1:
-            raise ConfigError(f"optimiser.average = {self.optimiser.average} must lie in [0, 1)")
-        if (self.data.ramp or self.data.band) and len(self.data.classes) > 1:
-            raise ConfigError("data.ramp and data.band are for one class; set them to 0")
+        """What no section can check alone."""
+        _known("precision", self.precision, PRECISIONS)
+        _at_least("evaluate_every", self.evaluate_every, 1)
+        _at_least("checkpoint_every", self.checkpoint_every, 1)
         if self.data.sharpen and not self.optimiser.average:
             raise ConfigError("data.sharpen is taught by averaged weights; set optimiser.average, 0.999 for instance")
-        if self.data.sharpen and (self.data.ramp or self.data.band):
-            raise ConfigError("data.sharpen cuts the maps itself; set data.ramp and data.band to 0")
-        if self.data.supervision != "gaze":
-            if self.data.ramp or self.data.band or self.data.sharpen:
-                raise ConfigError(
-                    f"data.ramp, data.band and data.sharpen are of gaze maps; set them to 0 for {self.data.supervision!r}"
-                )
-            if self.levels.shared_start and len(thresholds) > 1:
-                raise ConfigError(
-                    f"supervision {self.data.supervision!r} teaches every level the same, so levels that start "
-                    "the same stay the same; set levels.shared_start = false, or name one threshold"
-                )
+        if self.data.supervision != "gaze" and self.levels.shared_start and len(self.levels.thresholds) > 1:
+            raise ConfigError(
+                f"supervision {self.data.supervision!r} teaches every level the same, so levels that start "
+                "the same stay the same; set levels.shared_start = false, or name one threshold"
+            )
         if self.network.encoder != "unet" and self.data.normalisation != "imagenet":
             raise ConfigError(
                 f'encoder {self.network.encoder!r} has weights for data.normalisation = "imagenet", not '
                 f'{self.data.normalisation!r}; set that, or network.encoder = "unet"'
             )
-        cycles = (0, *self.optimiser.restarts, self.optimiser.steps)
-        if any(later <= earlier for earlier, later in itertools.pairwise(cycles)):
-            raise ConfigError(f"optimiser.restarts = {list(self.optimiser.restarts)} must rise, between 0 and the steps")
-        if self.evaluate_every < 1 or self.checkpoint_every < 1:
-            raise ConfigError("evaluate_every and checkpoint_every must be at least 1")
         _ = self.input_spec, self.architecture  # their own checks, with their own words
         if self.data.size % (16 * self.network.stride):
             raise ConfigError(
@@ -248,25 +231,45 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
+def _known(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name} = {value!r} is not known; use one of: {', '.join(known)}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} = {value} must be at least {least}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name} = {value} must lie in [{low}, {high}]")
+
+
 def parse_config(values: dict[str, Any], where: str = "config") -> TrainConfig:
     """Raises ConfigError that names the unknown, missing or wrong value."""
     try:
-        return build(TrainConfig, values, where)
+        return from_dict(TrainConfig, values, where)
     except ContractError as error:
         raise ConfigError(str(error)) from error
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a TOML file and apply `section.key=value` overrides (values in TOML, bare words as text)."""
+    return parse_config(read_toml(path, overrides), str(path))
+
+
+def read_toml(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The table of a TOML file (empty for None) with `section.key=value` overrides. Raises ConfigError."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads("" if path is None else path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a configuration such as configs/kvasir_small.toml") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     for override in overrides:
         apply_override(values, override)
-    return parse_config(values, str(path))
+    return values
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

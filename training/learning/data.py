@@ -19,7 +19,7 @@ from gazeseg_serve.pixels import resize_image, resize_labels, resize_map
 from gazeseg_serve.progress import log
 
 from ..masks.folder import load_map, load_masks_info
-from ..masks.levels import pseudo_mask_levels, soft_levels
+from ..masks.levels import pseudo_mask_levels
 from .annotations import annotate, real_scribble
 
 
@@ -27,9 +27,8 @@ from .annotations import annotate, real_scribble
 class Packed:
     """stems; images `(N, H, W, C)`; targets `(N, m, H, W)`; both at the network's size.
 
-    images are uint8, or float32 in [0, 1], as the InputSpec says; targets uint8 labels, or float16 shares of foreground in
-    [0, 1]; 255 is a pixel that teaches nothing. Where a teacher cuts the targets in training they are gaze maps, one a class
-    in place of one a level.
+    images are uint8, or float32 in [0, 1], as the InputSpec says; targets uint8 labels, of which 255 teaches nothing. Where a
+    teacher cuts the targets in training they are gaze maps, float16 in [0, 1], one a class in place of one a level.
     """
 
     stems: tuple[str, ...]
@@ -53,14 +52,12 @@ def pack_gaze(
     spec: InputSpec,
     thresholds: Sequence[float],
     refined: bool,
-    ramp: float = 0.0,
-    band: float = 0.0,
     whole: bool = False,
 ) -> Packed:
     """Images with the pseudo-masks cut from the maps in the folder `masks`; an image without a map is left out, and said.
 
-    ramp, band: as `masks_folder.soft_levels`; with either the targets are float16, else labels. whole: the targets are the
-    maps themselves, uncut, float16 `(N, C, H, W)`, one a class. Raises DatasetError where no image has a map.
+    whole: the targets are the maps themselves, uncut, float16 `(N, C, H, W)`, one a class. Raises DatasetError where no
+    image has a map.
     """
 
     def one(stem: str) -> tuple[str, np.ndarray, np.ndarray] | None:
@@ -72,8 +69,6 @@ def pack_gaze(
         if whole:
             maps = gaze_map if gaze_map.ndim == 3 else gaze_map[None]
             targets = np.stack([resize_map(one, size) for one in maps]).astype(np.float16)
-        elif ramp or band:
-            targets = soft_levels(gaze_map, thresholds, ramp, band, size)
         else:
             targets = pseudo_mask_levels(gaze_map, thresholds, size)
         return stem, resize_image(dataset.image(stem, spec.channels, spec.dtype), size), targets

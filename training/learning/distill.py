@@ -7,10 +7,10 @@ arXiv 2303.09843).
 
 from __future__ import annotations
 
-import math
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,17 +18,20 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from gazeseg_serve.contract import RUN_FILE, Run
 from gazeseg_serve.errors import ConfigError, TrainingError
+from gazeseg_serve.files import sha256
 from gazeseg_serve.progress import log, track
 
-from ..networks.architecture import ENCODER_MULTIPLE, Architecture
-from ..networks.ensemble import Ensemble, activation
+from ..networks.architecture import ENCODER_MULTIPLE
+from ..networks.ensemble import Ensemble, activation, load_ensemble
 from ..networks.unet import UNet, seeded_unet
 from .augment import Augmenter
 from .checkpoint import STATE_FILE, load_checkpoint, save_checkpoint
 from .config import Augment
 from .data import batch_indices, unit_images
-from .optimise import rate_at
+from .optimise import check_finite, make_optimiser, set_rate
+from .run_folder import versions, write_history, write_level
 from .student import Student
 
 # Geometry alone: an ensemble is not asked of colours that it may not have been taught with. With brightness, contrast and
@@ -39,35 +42,38 @@ _CHECKPOINT_EVERY = 100
 _LOG_EVERY = 100
 
 
-def distil(
+def distill(
     ensemble: Ensemble,
     images: np.ndarray,
     settings: Student,
     start: UNet | None = None,
-    keep: Path | None = None,
+    out: Path | None = None,
+    origin: dict[str, Any] | None = None,
     device: str = "cpu",
 ) -> UNet:
     """Train a student on `images` `(N, H, W, C)` of the ensemble's input size and dtype; returned in eval mode on the CPU.
 
-    start: a level to begin from, used where it fits. keep: a folder for the training state; a training that was
-    interrupted there goes on, a finished one is taken as it is. The result depends on the arguments and the seed alone
-    (on one machine). Raises TrainingError for a loss that is not finite, or a `keep` of other settings.
+    start   a level to begin from, used where it fits
+    out     a folder for the training state: a training that was interrupted there goes on
+    origin  what else the state must have come from, compared when it is taken up
+
+    The result depends on the arguments and the seed alone (on one machine). Raises ConfigError, and TrainingError for a loss
+    that is not finite or an `out` of other settings.
     """
     if not len(images):
         raise ConfigError("a student learns from images; pass --data DATASET or --unlabelled FOLDER")
     fabric = Fabric(accelerator=device, devices=1, precision=settings.precision)  # type: ignore[arg-type]
     student = _channels_last(fabric.to_device(make_student(ensemble, settings, start)))
-    optimiser = torch.optim.AdamW(student.parameters(), settings.rate, weight_decay=settings.schedule.weight_decay)
-    facts = asdict(settings) | {"images": len(images), "augment": asdict(AUGMENT)}
-    first = 0
-    if keep is not None and (keep / STATE_FILE).is_file():
-        first, _ = load_checkpoint(keep, facts, student, optimiser)
-        log.info("the student of %s goes on at step %d", keep, first)
+    optimiser = make_optimiser(settings.schedule, student)
+    config = student_config(settings, images, origin)
+    first, history = 0, []
+    if out is not None and (out / STATE_FILE).is_file():
+        first, history = load_checkpoint(out, config, student, optimiser)
+        log.info("the student of %s goes on at step %d", out, first)
     teacher, augment = Teacher(ensemble, fabric), Augmenter(AUGMENT)
     known = teacher.views(images, augment, settings) if settings.views and first < settings.steps else None
     for step in track(range(first, settings.steps), "distilling", settings.steps - first):
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, settings.schedule)
+        rate = set_rate(optimiser, step, settings.schedule)
         count = len(images) if known is None else len(known[0])
         chosen = batch_indices(step, count, settings.batch, settings.seed)
         if known is None:
@@ -78,19 +84,58 @@ def distil(
         with fabric.autocast():
             logits = student(teacher.prepare(x)).float()
             loss = distillation_loss(logits, fabric.to_device(target).float(), ensemble.spec.outputs)
-        if not math.isfinite(loss.item()):
-            raise TrainingError(f"the student's loss is {loss.item()} at step {step}; lower its rate, or use precision 32-true")
+        check_finite(loss.item(), step, f"images {chosen.tolist()} of the student's")
         optimiser.zero_grad()
         fabric.backward(loss)
         optimiser.step()
         done = step + 1
         if done % _LOG_EVERY == 0 or done == settings.steps:
             log.info("distilling, step %d: loss %.4f", done, loss.item())
-        if keep is not None and (done % _CHECKPOINT_EVERY == 0 or done == settings.steps):
-            save_checkpoint(keep, done, facts, [], student, optimiser)
+            history.append({"step": done, "rate": rate, "loss": loss.item()})
+        if out is not None and (done % _CHECKPOINT_EVERY == 0 or done == settings.steps):
+            write_history(out, history)
+            save_checkpoint(out, done, config, history, student, optimiser)
     ensemble.to("cpu")
     student.cpu()
     return student.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload] # unknown to torch's own stubs
+
+
+def student_config(settings: Student, images: np.ndarray, origin: dict[str, Any] | None) -> dict[str, Any]:
+    """What a student's training depends on, as JSON values."""
+    seen = {"count": len(images), "sha256": sha256(np.ascontiguousarray(images).tobytes())}
+    return asdict(settings) | {"images": seen, "augment": asdict(AUGMENT), "origin": origin or {}}
+
+
+def distill_run(
+    run: Run, ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNet, out: Path
+) -> tuple[UNet, Run]:
+    """`distill` into the run folder `out`, which `export`, `evaluate` and `relabel` then read like any other.
+
+    A training that was interrupted there goes on; a finished one of the same settings, images and teachers is taken as it
+    is. Its last output is the disagreement, where the teachers are several. Raises what `distill` raises, and TrainingError
+    where `out` holds another run.
+    """
+    origin = {"distilled_from": [level.sha256 for level in run.levels]}
+    if (out / RUN_FILE).exists():
+        found, student = load_ensemble(out)
+        if found.config != json.loads(json.dumps(student_config(settings, images, origin))):
+            raise TrainingError(f"{out} holds another finished run (other settings, images or teachers); choose another folder")
+        log.info("the student of %s is finished, and taken as it is", out)
+        return student.networks[0], found
+    network = distill(ensemble, images, settings, start, out, origin)
+    config = student_config(settings, images, origin)
+    made = Run(
+        run.input,
+        asdict(settings.architecture(run.input.channels, network.classifier.out_channels)),
+        (write_level(out, 1, network, run.levels[0].threshold, {}),),
+        config,
+        settings.seed,
+        run.splits,
+        {"images": config["images"]["sha256"]},
+        versions(),
+    )
+    made.save(out)
+    return network, made
 
 
 def augmented(augment: Augmenter, images: np.ndarray, seed: int) -> Tensor:
@@ -171,9 +216,7 @@ def make_student(ensemble: Ensemble, settings: Student, start: UNet | None) -> U
             "use encoder unet"
         )
     heads = ensemble.spec.outputs + (len(ensemble.levels) > 1)
-    wanted = Architecture(
-        settings.width, settings.norm, ensemble.spec.channels, heads, settings.stride, settings.depth, settings.encoder
-    )
+    wanted = settings.architecture(ensemble.spec.channels, heads)
     student = seeded_unet(wanted, settings.seed)
     if start is None or not settings.warm_start or wanted != replace(own, outputs=heads):
         return student

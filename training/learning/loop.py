@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +12,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gazeseg_serve.contract import Run
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.errors import TrainingError
 from gazeseg_serve.folders import refuse_overlap
 from gazeseg_serve.progress import log, track
 
@@ -25,9 +23,9 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .config import Loss, TrainConfig
 from .data import pack_annotated, pack_gaze, pack_images, pack_truth
 from .distributed import average_gradients, open_fabric
-from .losses import consistency_loss, cross_loss, dice_loss, disputed_weights, segmentation_loss
+from .losses import consistency_loss, dice_loss, segmentation_loss
 from .negatives import draw, pack_negatives
-from .optimise import average_weights, make_optimiser, rate_at
+from .optimise import average_weights, check_finite, make_optimiser, set_rate
 from .run_folder import BOARD, begin_with, open_run, write_history, write_run
 from .sharpen import gain_at, sharpened_targets, teacher_logits
 from .validate import validate
@@ -72,8 +70,6 @@ def train(
             spec,
             config.levels.thresholds,
             config.data.maps == "refined",
-            config.data.ramp,
-            config.data.band,
             bool(config.data.sharpen),
         )
     else:
@@ -97,8 +93,7 @@ def train(
     board = SummaryWriter(str(out / BOARD), purge_step=first) if fabric.is_global_zero else None
 
     for step in track(range(first, steps), "training", steps - first):
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, config.optimiser)
+        rate = set_rate(optimiser, step, config.optimiser)
         images, targets, negative, names = draw(data, empty, step, config.optimiser.batch, config.data.negatives, config.seed)
         images, targets = augment(images, targets, seed=config.seed * 1_000_003 + step)
         images, targets = fabric.to_device((images[mine], targets[mine].transpose(0, 1)))
@@ -112,11 +107,7 @@ def train(
                 )
                 targets[:, negative[mine]] = 0  # what the teacher sees there is not there
             loss, parts = total_loss(model, images * 255, targets, config.loss, config.channels_last)
-        if not math.isfinite(loss.item()):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {step}, images {names[mine]}; "
-                "lower optimiser.rate, or use precision 32-true"
-            )
+        check_finite(loss.item(), step, f"images {names[mine]}")
         optimiser.zero_grad()
         fabric.backward(loss)
         parts = average_gradients(fabric, model, parts)
@@ -132,7 +123,7 @@ def train(
         if done % config.evaluate_every == 0 or done == steps:
             row = {
                 "step": done,
-                "rate": rate_at(step, config.optimiser),
+                "rate": rate,
                 **parts,
                 **validate(average, truth, fabric, nothing_there),
             }
@@ -162,12 +153,9 @@ def total_loss(
     features = [level.features(x) for level in model.networks]
     raw = [level.classifier(f).float() for level, f in zip(model.networks, features, strict=True)]
     logits = torch.stack([level.enlarge(r) for level, r in zip(model.networks, raw, strict=True)])
-    weights = disputed_weights(targets, settings.disputed) if settings.disputed < 1 else None
-    parts = {"segmentation": (1.0, segmentation_loss(logits, targets, weights))}
+    parts = {"segmentation": (1.0, segmentation_loss(logits, targets))}
     if settings.dice:
         parts["dice_loss"] = (settings.dice, dice_loss(logits, targets))
-    if settings.cross:
-        parts["cross"] = (settings.cross, cross_loss(logits))
     if settings.consistency != "none":
         pupils = logits
         if settings.consistency == "prop":

@@ -1,8 +1,8 @@
 """The loss of the method: segmentation on each level's own pseudo-mask, and consistency between the levels.
 
 Source: Zhong et al., MICCAI 2024, equations 1, 4 and 5. Logits are float `(m, B, K, H, W)`; K = 1 is one class by
-sigmoid, K > 1 is softmax with background first. Targets `(m, B, H, W)` are integer labels, 0 background, or for K = 1
-float shares of foreground in [0, 1]; IGNORE (255) in either teaches nothing.
+sigmoid, K > 1 is softmax with background first. Targets `(m, B, H, W)` are integer labels, 0 background; IGNORE (255)
+teaches nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ from torch import Tensor
 from ..masks.levels import IGNORE
 from ..networks.ensemble import activation
 
-CONFIDENT = 0.8  # a pixel that another level calls at least this, either way, may teach
 
-
-def segmentation_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+def segmentation_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """sum_i (binary) cross-entropy of level i against its targets, mean over batch and pixels.
 
-    weights: `(m, B, H, W)`, the share of each pixel in the mean; None weighs all alike. Ignored pixels weigh 0; a level
-    without any other pixel adds 0.
+    Ignored pixels weigh 0; a level without any other pixel adds 0.
     """
     valid = targets != IGNORE
     if logits.shape[2] == 1:
@@ -31,14 +28,8 @@ def segmentation_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = 
         each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1).long(), reduction="none", ignore_index=IGNORE).view(
             targets.shape
         )
-    shares = valid.to(each.dtype) if weights is None else valid * weights
+    shares = valid.to(each.dtype)
     return ((each * shares).sum(dim=(1, 2, 3)) / shares.sum(dim=(1, 2, 3)).clamp_min(1e-6)).sum()
-
-
-def disputed_weights(targets: Tensor, weight: float) -> Tensor:
-    """1 where all levels' targets `(m, B, H, W)` agree, `weight` where they do not; float `(m, B, H, W)`."""
-    agreed = (targets == targets[:1]).all(dim=0)
-    return torch.where(agreed, 1.0, weight).expand(targets.shape)
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -58,24 +49,6 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     p = p * valid
     dice = (2 * (p * y).sum(dim=(3, 4)) + 1) / (p.sum(dim=(3, 4)) + y.sum(dim=(3, 4)) + 1)
     return (1 - dice).mean(dim=(1, 2)).sum()
-
-
-def cross_loss(logits: Tensor) -> Tensor:
-    """sum_i cross-entropy of level i against the labels of the other levels' mean probability where that is confident.
-
-    Source: cross pseudo supervision (Chen et al., CVPR 2021) with the threshold of FixMatch; 0 for a single level.
-    """
-    m = len(logits)
-    if m == 1:
-        return logits.new_zeros(())
-    teacher = activation(logits).detach()
-    others = (teacher.sum(dim=0, keepdim=True) - teacher) / (m - 1)
-    if logits.shape[2] == 1:
-        best, labels = torch.maximum(others, 1 - others)[:, :, 0], (others > 0.5)[:, :, 0].to(torch.uint8)
-    else:
-        best, labels = others.max(dim=2)
-        labels = labels.to(torch.uint8)
-    return segmentation_loss(logits, torch.where(best >= CONFIDENT, labels, IGNORE))
 
 
 def consistency_loss(logits: Tensor, propagated: Tensor) -> Tensor:

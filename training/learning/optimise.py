@@ -8,11 +8,12 @@ import math
 import torch
 from torch import nn
 
-from ..networks.ensemble import Ensemble
+from gazeseg_serve.errors import TrainingError
+
 from .config import Optimiser
 
 
-def make_optimiser(settings: Optimiser, model: Ensemble) -> torch.optim.Optimizer:
+def make_optimiser(settings: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
     if settings.name == "sgd":
         return torch.optim.SGD(
             model.parameters(), settings.rate, settings.momentum, nesterov=True, weight_decay=settings.weight_decay
@@ -41,3 +42,17 @@ def rate_at(step: int, settings: Optimiser) -> float:
         return rate * (at + 1) / (rising + 1)
     progress = (at - rising) / max(1.0, length - rising)
     return settings.final_rate + (rate - settings.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def set_rate(optimiser: torch.optim.Optimizer, step: int, settings: Optimiser) -> float:
+    """Give the optimiser the rate of `step`, and return it."""
+    rate = rate_at(step, settings)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def check_finite(loss: float, step: int, seen: object) -> None:
+    """TrainingError for a loss that is not finite; `seen` says what the step looked at."""
+    if not math.isfinite(loss):
+        raise TrainingError(f"the loss is {loss} at step {step}, {seen}; lower the learning rate, or use precision 32-true")

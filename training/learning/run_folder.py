@@ -10,13 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from safetensors.torch import save
+from torch import nn
 
 from gazeseg_serve.contract import RUN_FILE, Level, Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, ContractError, TrainingError
 from gazeseg_serve.files import sha256, sha256_file, write_bytes, write_text
 from gazeseg_serve.folders import claim_folder, clear_partial
-from gazeseg_serve.progress import speaks as is_main_process
+from gazeseg_serve.progress import is_main_process
 
 from ..networks.ensemble import Ensemble, load_ensemble
 from .checkpoint import STATE_FILE
@@ -67,6 +68,20 @@ def begin_with(model: Ensemble, run: Path) -> None:
         network.load_state_dict(known.state_dict())
 
 
+def write_level(out: Path, number: int, network: nn.Module, threshold: float, metrics: dict[str, float]) -> Level:
+    """Write the weights of one level, counted from 1, and say what they are."""
+    name = f"level_{number}.safetensors"
+    weights = save({key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()})
+    write_bytes(out / name, weights)
+    return Level(threshold, name, sha256(weights), metrics)
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    packages = {name: version(name) for name in ("gazeseg-serve", "torch", "monai", "numpy")}
+    return packages | {"python": platform.python_version()}
+
+
 def write_run(
     out: Path,
     config: TrainConfig,
@@ -80,16 +95,11 @@ def write_run(
     """Write the level weights, then `run.json` last: a run without it is not finished."""
     levels = []
     for i, (network, threshold) in enumerate(zip(model.levels, config.levels.thresholds, strict=True)):
-        name = f"level_{i + 1}.safetensors"
-        weights = save({key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()})
-        write_bytes(out / name, weights)
         key = f"dice_level_{i + 1}"
-        levels.append(Level(threshold, name, sha256(weights), {"val_dice": final[key]} if key in final else {}))
+        levels.append(write_level(out, i + 1, network, threshold, {"val_dice": final[key]} if key in final else {}))
     fingerprints = data.fingerprints() | ({} if empty is None else {"negatives": empty.fingerprint()})
     if config.data.supervision == "gaze" and dataset.fixations.is_file():
         fingerprints["fixations"] = sha256_file(dataset.fixations)
-    versions = {name: version(name) for name in ("gazeseg-serve", "torch", "monai", "numpy")}
-    versions["python"] = platform.python_version()
     run = Run(
         config.input_spec,
         asdict(config.architecture),
@@ -98,7 +108,7 @@ def write_run(
         config.seed,
         splits,
         fingerprints,
-        versions,
+        versions(),
         {"val_dice": final["dice_ensemble"]} if "dice_ensemble" in final else {},
     )
     try:

@@ -1,12 +1,16 @@
-"""The settings of a distilled student: its network, and how it learns."""
+"""The settings of a distilled student, a TOML file: its network, and how it learns."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from gazeseg_serve.errors import ConfigError
+from gazeseg_serve.contract import from_dict
+from gazeseg_serve.errors import ConfigError, ContractError
 
-from .config import PRECISIONS, Optimiser
+from ..networks.architecture import Architecture
+from .config import PRECISIONS, Optimiser, read_toml
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,26 @@ class Student:
             raise ConfigError(f"{self.views} views; 0 is a new one each time")
         if self.steps < 1 or self.batch < 1 or not self.rate > 0:
             raise ConfigError(f"a student needs steps, batch and rate above 0, not {self.steps}, {self.batch}, {self.rate}")
+        _ = self.architecture(3, 1), self.schedule  # their own checks, with their own words
         if self.precision not in PRECISIONS:
             raise ConfigError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+
+    def architecture(self, channels: int, outputs: int) -> Architecture:
+        return Architecture(self.width, self.norm, channels, outputs, self.stride, self.depth, self.encoder)
 
     @property
     def schedule(self) -> Optimiser:
         return Optimiser(
             "adamw", self.rate, self.rate / 1000, weight_decay=1e-2, warmup=0.1, steps=self.steps, batch=self.batch
         )
+
+
+def load_student(path: Path | None = None, overrides: Sequence[str] = ()) -> Student:
+    """Read a student's TOML file, or take the defaults, and apply `key=value` overrides.
+
+    Raises ConfigError that names the wrong value.
+    """
+    try:
+        return from_dict(Student, read_toml(path, overrides), "the student" if path is None else str(path))
+    except ContractError as error:
+        raise ConfigError(str(error)) from error

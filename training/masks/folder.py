@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gazeseg_serve.contract import build
+from gazeseg_serve.contract import from_dict
 from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.files import read_json
 from gazeseg_serve.folders import Kind, claim_folder, json_of
@@ -126,7 +126,7 @@ def _read_info(path: Path, changed: int) -> MasksInfo:
     found = data.get("schema") if isinstance(data, dict) else None
     if found != MASKS_SCHEMA:
         raise ContractError(f"{path} has schema {found!r}, this version reads {MASKS_SCHEMA!r}; make the masks again")
-    return build(MasksInfo, data, str(path))
+    return from_dict(MasksInfo, data, str(path))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Maps cut into levels: hard labels, or targets that rise about a threshold."""
+"""Maps cut into levels: labels a threshold."""
 
 from __future__ import annotations
 
@@ -29,17 +29,3 @@ def pseudo_mask_levels(values: np.ndarray, thresholds: Sequence[float], size: tu
         return (values >= levels).astype(np.uint8)
     best = (values.argmax(axis=0) + 1).astype(np.uint8)
     return np.where(values.max(axis=0) >= levels, best, np.uint8(0))
-
-
-def soft_levels(
-    values: np.ndarray, thresholds: Sequence[float], ramp: float, band: float, size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Targets of a map `(H, W)` at each threshold, float16 `(m, H, W)` in [0, 1], and IGNORE where nothing is taught.
-
-    A target rises from 0 at t - ramp / 2 to 1 at t + ramp / 2 (a step at t for ramp 0); pixels whose map lies within
-    band / 2 of t are ignored. Raises ConfigError for thresholds outside (0, 1) or repeated.
-    """
-    levels = np.asarray(check_thresholds(thresholds), np.float32)[:, None, None]
-    values = (values if size is None else resize_map(values, size))[None]
-    targets = np.clip((values - levels) / ramp + 0.5, 0, 1) if ramp else (values >= levels).astype(np.float32)
-    return np.where(np.abs(values - levels) < band / 2, np.float32(IGNORE), targets).astype(np.float16)

@@ -23,7 +23,7 @@ class Architecture:
     norm     "group" (4 groups, as released), "batch" (folds into the convolutions at export) or "instance"
     stride   blocks of stride x stride pixels become channels before the first convolution (Shi et al., CVPR 2016), and
              the logits are enlarged bilinearly behind the last: stride 2 does a quarter of the work. 1, 2 or 4
-    encoder  "unet" begins from nothing; "efficientnet-lite0" takes its way down, with its ImageNet weights, in place of the
+    encoder  "unet" begins from nothing; "efficientnet-lite0" takes its encoder, with its ImageNet weights, in place of the
              five stages (`training.networks.efficientnet`), and wants norm "batch", 3 channels, stride 2 and depth 5
     """
 

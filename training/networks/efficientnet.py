@@ -1,4 +1,4 @@
-"""A UNet whose way down is EfficientNet-Lite0 and begins with its ImageNet weights, stored beside this file."""
+"""A UNet whose encoder is EfficientNet-Lite0 and begins with its ImageNet weights, stored beside this file."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gazeseg_serve.contract import IMAGENET_MEAN, IMAGENET_STD, InputSpec, Run, build
+from gazeseg_serve.contract import IMAGENET_MEAN, IMAGENET_STD, InputSpec, Run, from_dict
 from gazeseg_serve.errors import ContractError
 
 from .architecture import Architecture
@@ -48,7 +48,8 @@ class Ensemble(nn.Module):
     """m UNets of one architecture, taught by one another.
 
     `forward(x)`: normalised float `(B, C, H, W)` -> logits `(m, B, K, H, W)`. Their mean over m is the ensemble's
-    logit (Zhong et al., MICCAI 2024, section 2.3).
+    logit (Zhong et al., MICCAI 2024, section 2.3). A student is an ensemble of one; what its network says of its teachers'
+    disagreement, behind the K classes, is no part of the logits.
     """
 
     def __init__(self, architecture: Architecture, spec: InputSpec, seeds: Sequence[int]) -> None:
@@ -62,7 +63,12 @@ class Ensemble(nn.Module):
         return [cast(UNet, level) for level in self.levels]
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([level(x) for level in self.levels])
+        return torch.stack([level(x)[:, : self.spec.outputs] for level in self.levels])
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the network was distilled from several, and so has learned their disagreement."""
+        return self.architecture.outputs > self.spec.outputs
 
 
 def activation(logits: Tensor) -> Tensor:
@@ -73,7 +79,7 @@ def activation(logits: Tensor) -> Tensor:
 def load_ensemble(folder: Path) -> tuple[Run, Ensemble]:
     """The networks of a run folder, in eval mode on the CPU. Raises ContractError."""
     run = Run.load(folder)
-    architecture = build(Architecture, run.architecture, f"{folder}: architecture")
+    architecture = from_dict(Architecture, run.architecture, f"{folder}: architecture")
     ensemble = Ensemble(architecture, run.input, seeds=[0] * len(run.levels))
     for network, level in zip(ensemble.networks, run.levels, strict=True):
         missing, unexpected = network.load_state_dict(load_file(folder / level.weights), strict=False)

@@ -15,7 +15,7 @@ from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.files import write_bytes, write_json, write_text
 from gazeseg_serve.folders import Kind, json_of, staged_folder
 from gazeseg_serve.metrics import dice
-from gazeseg_serve.pictures import draw_fixations, figure, heat, outline, overlay, page, table
+from gazeseg_serve.pictures import draw_fixations, figure, heat, outline, page, table, tint
 from gazeseg_serve.png import encode_png
 from gazeseg_serve.predictor import Prediction, Predictor
 from gazeseg_serve.progress import log, track
@@ -173,9 +173,7 @@ def _gaze_rows(data: Path, masks: Path, run: Run) -> str:
         ]
         for i, level in enumerate(run.levels):
             cut = refined >= level.threshold
-            cells.append(
-                figure(outline(overlay(image, cut), truth, TRUTH), f"pseudo-mask {i + 1}, Dice {dice(cut, truth):.2f}")
-            )
+            cells.append(figure(outline(tint(image, cut), truth, TRUTH), f"pseudo-mask {i + 1}, Dice {dice(cut, truth):.2f}"))
         rows.append(f'<div class="row">{"".join(cells)}</div>')
     return "".join(rows)
 
@@ -188,5 +186,5 @@ def _result_row(data: Path, item: _Scored) -> str:
     spread = item.graph.full_disagreement()
     assert spread is not None, "two levels disagree by some measure"
     cells.append(figure(heat(spread, 0.5), "disagreement, 0 to 0.5"))
-    cells.append(figure(outline(overlay(image, item.graph.mask()), truth, TRUTH), f"mask, Dice {item.dice['graph']:.2f}"))
+    cells.append(figure(outline(tint(image, item.graph.mask()), truth, TRUTH), f"mask, Dice {item.dice['graph']:.2f}"))
     return f'<div class="row">{"".join(cells)}</div>'

@@ -10,7 +10,7 @@ import numpy as np
 
 from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import GateError
-from gazeseg_serve.metrics import bootstrap_interval, class_dice, flipped_share
+from gazeseg_serve.metrics import bootstrap_interval, class_dice, flipped_share, labels_of
 from gazeseg_serve.predictor import Prediction
 from gazeseg_serve.progress import log
 from gazeseg_serve.training.scoring.calibration import Reliability
@@ -74,7 +74,7 @@ def run_all(run: Callable[[np.ndarray], Outputs], images: np.ndarray, batch: int
 def measure_fidelity(graph: Outputs, ensemble: Outputs, truths: Sequence[np.ndarray | None], classes: int) -> Fidelity:
     """Compare the outputs of the graph with those of the ensemble, for images with the true masks `truths` (or None)."""
     p, q = graph.probability.astype(np.float64), ensemble.probability.astype(np.float64)
-    a, b = labels(graph.probability), labels(ensemble.probability)
+    a, b = labels_of(graph.probability), labels_of(ensemble.probability)
     agreement = np.array([float(np.mean(class_dice(x, y, classes))) for x, y in zip(a, b, strict=True)])
     worst = np.sort(agreement)[: max(1, round(0.05 * len(agreement)))]
     area, wanted = np.count_nonzero(a), np.count_nonzero(b)
@@ -99,11 +99,6 @@ def measure_fidelity(graph: Outputs, ensemble: Outputs, truths: Sequence[np.ndar
         _against_truth(graph, ensemble, truths, classes),
         tuple(agreement.tolist()),
     )
-
-
-def labels(probability: np.ndarray) -> np.ndarray:
-    """Labels `(N, H, W)` of probabilities `(N, K, H, W)`: p >= 0.5 for K = 1, else the likeliest class."""
-    return (probability[:, 0] >= 0.5).astype(np.uint8) if probability.shape[1] == 1 else probability.argmax(axis=1)
 
 
 def calibration_error(p: np.ndarray, target: np.ndarray) -> float:

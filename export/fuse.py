@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from gazeseg_serve.training.networks.ensemble import Ensemble, Normalise, activation
+from gazeseg_serve.training.networks.ensemble import Ensemble, Normalise, activation, disagreement
 from gazeseg_serve.training.networks.unet import UNet
 
 
@@ -29,9 +29,7 @@ class FusedEnsemble(nn.Module):
         probability = activation(logits.mean(dim=0))
         if len(self.levels) == 1:
             return (probability,)
-        each = activation(logits)
-        centred = each - each.mean(dim=0, keepdim=True)
-        return probability, centred.square().mean(dim=0).sqrt().mean(dim=1)
+        return probability, disagreement(activation(logits))
 
 
 def fold_tail(level: UNet) -> UNet:

@@ -14,7 +14,8 @@ import torch
 from gazeseg_serve.contract import InputSpec, graph_inputs, graph_outputs
 from gazeseg_serve.engines.base import Engine, Outputs
 from gazeseg_serve.errors import GateError
-from gazeseg_serve.training.networks.ensemble import Ensemble, activation
+from gazeseg_serve.metrics import labels_of
+from gazeseg_serve.training.networks.ensemble import Ensemble, activation, disagreement
 
 from .onnx_graph import declared
 from .settings import Tolerance
@@ -43,7 +44,7 @@ def eager_ensemble(ensemble: Ensemble) -> Callable[[np.ndarray], Outputs]:
     @torch.no_grad()
     def run(batch: np.ndarray) -> Outputs:
         logits = ensemble(ensemble.normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).float()))
-        spread = activation(logits).std(dim=0, correction=0).mean(dim=1).numpy() if len(logits) > 1 else None
+        spread = disagreement(activation(logits)).numpy() if len(logits) > 1 else None
         return Outputs(activation(logits.mean(dim=0)).numpy(), spread)
 
     return run
@@ -77,7 +78,7 @@ def measure(
                 _check_shapes(found, i, wanted[start + i], size)
                 p, q = found.probability[i], wanted[start + i].probability[0]
                 worst = max(worst, float(np.abs(p - q).max()))
-                flips[start + i] = max(flips[start + i], float(np.mean(_labels(p) != _labels(q))))
+                flips[start + i] = max(flips[start + i], float(np.mean(labels_of(p) != labels_of(q))))
                 spread = wanted[start + i].disagreement
                 if found.disagreement is not None and spread is not None:  # one without the other was refused above
                     worst_spread = max(worst_spread, float(np.abs(found.disagreement[i] - spread[0]).max()))
@@ -108,10 +109,6 @@ def _check_shapes(found: Outputs, i: int, wanted: Outputs, size: int) -> None:
             raise GateError(f"output {name} at batch size {size} has shape {a.shape}, expected {(len(a), *b.shape[1:])}")
         if not np.isfinite(a[i]).all():
             raise GateError(f"output {name} at batch size {size} holds a value that is not finite")
-
-
-def _labels(probability: np.ndarray) -> np.ndarray:
-    return probability[0] >= 0.5 if len(probability) == 1 else probability.argmax(axis=0)
 
 
 def _say(tensors: Sequence[object]) -> str:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gazeseg_serve.contract import (
-    ARTIFACT_SCHEMA,
-    MANIFEST_FILE,
+    ARTIFACT_FOLDER,
     MODEL_FILE,
     PLAN_FILE,
     Artifact,
@@ -22,7 +21,7 @@ from gazeseg_serve.engines.tensorrt import TensorRtEngine
 from gazeseg_serve.engines.tensorrt_plan import build_plan, this_machine
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.files import write_bytes, write_json, write_text
-from gazeseg_serve.folders import Kind, json_of, refuse_overlap, staged_folder
+from gazeseg_serve.folders import refuse_overlap, staged_folder
 from gazeseg_serve.progress import log
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 
@@ -76,16 +75,6 @@ def export_run(run_folder: Path, out: Path, data: Path | None = None, settings: 
         presence = choose_presence(engine.run, run, data, settings.split, settings.alarm_rate)
         describe(settings, run, run_folder, folder, built, facts, here, presence).save(folder)
     return Artifact.load(out)
-
-
-def _made(folder: Path) -> set[str] | None:
-    """The files that an artifact folder names as its own."""
-    manifest = json_of(folder / MANIFEST_FILE)
-    files = manifest.get("files")
-    return {MANIFEST_FILE, *files} if manifest.get("schema") == ARTIFACT_SCHEMA and isinstance(files, dict) else None
-
-
-ARTIFACT_FOLDER = Kind(f"an artifact folder ({MANIFEST_FILE})", _made)
 
 
 def _prove_equal(

@@ -9,9 +9,10 @@ import numpy as np
 
 from gazeseg_serve.contract import Run
 from gazeseg_serve.engines.base import Outputs
-from gazeseg_serve.pictures import BLUE, figure, heat, outline, overlay, page, table
+from gazeseg_serve.metrics import labels_of
+from gazeseg_serve.pictures import BLUE, figure, heat, outline, page, table, tint
 
-from .fidelity import Fidelity, judged, labels
+from .fidelity import Fidelity, judged
 from .gate_images import GateImages
 from .parity import Parity
 from .settings import AllowedLoss, Tolerance
@@ -108,9 +109,9 @@ def _rows(images: np.ndarray, captions: Sequence[str], graph: Runner, ensemble: 
     rows = []
     for image, caption in zip(images, captions, strict=True):
         outputs = graph(image[None])
-        shown = overlay(image, labels(outputs.probability)[0])
+        shown = tint(image, labels_of(outputs.probability)[0])
         if ensemble is not None:
-            shown = outline(shown, labels(ensemble(image[None]).probability)[0], BLUE)
+            shown = outline(shown, labels_of(ensemble(image[None]).probability)[0], BLUE)
         cells = [figure(image, caption), figure(shown, "masks" if ensemble is not None else "mask of the graph")]
         if outputs.disagreement is not None:
             cells.append(figure(heat(outputs.disagreement[0], 0.5), "disagreement, 0 to 0.5"))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from .clinical import ClassCodes, IntendedUse
 from .errors import ContractError
 from .files import read_json, sha256, sha256_file, write_json
+from .folders import Kind, json_of
 from .onnx_file import check_self_contained
 from .presence import Presence
 from .records import from_dict
@@ -214,6 +215,16 @@ class Artifact:
     @property
     def has_disagreement(self) -> bool:
         return any(output.name == "disagreement" for output in self.outputs)
+
+
+def _made(folder: Path) -> set[str] | None:
+    """The files that an artifact folder names as its own."""
+    manifest = json_of(folder / MANIFEST_FILE)
+    files = manifest.get("files")
+    return {MANIFEST_FILE, *files} if manifest.get("schema") == ARTIFACT_SCHEMA and isinstance(files, dict) else None
+
+
+ARTIFACT_FOLDER = Kind(f"an artifact folder ({MANIFEST_FILE})", _made)
 
 
 def graph_inputs(spec: InputSpec) -> tuple[Tensor, ...]:

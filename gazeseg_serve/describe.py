@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 from .clinical import Clinical
-from .contract import MANIFEST_FILE, Artifact
-from .errors import ContractError
-from .files import staged_folder
+from .contract import ARTIFACT_FOLDER, Artifact
+from .folders import refuse_overlap, staged_folder
 
 
 def described(artifact: Artifact, clinical: Clinical) -> Artifact:
@@ -18,11 +17,10 @@ def described(artifact: Artifact, clinical: Clinical) -> Artifact:
 
 
 def describe_artifact(folder: Path, clinical: Clinical, out: Path) -> Artifact:
-    """Write the artifact `folder` to `out` as `described`. Raises ContractError, and leaves nothing where it does."""
+    """Write the artifact `folder` to `out` as `described`. Raises ContractError or ConfigError."""
     artifact = described(Artifact.load(folder), clinical)
-    if out.resolve() == folder.resolve():
-        raise ContractError(f"--out {out} is the artifact that is read; name another folder")
-    with staged_folder(out, MANIFEST_FILE) as staged:
+    refuse_overlap(out, folder)
+    with staged_folder(out, ARTIFACT_FOLDER) as staged:
         for name in artifact.files:
             shutil.copyfile(folder / name, staged / name)
         artifact.save(staged)

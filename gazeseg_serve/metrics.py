@@ -4,6 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+DEAD_SHARE = 0.002  # a level with less foreground, or less background, than this share of the pixels says nothing
+
+
+def is_dead(share: float) -> bool:
+    """Whether a level that calls this share of the pixels foreground is all background, or all foreground, in effect."""
+    return not DEAD_SHARE <= share <= 1 - DEAD_SHARE
+
+
+def labels_of(probability: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """The rule that makes probabilities labels: `(..., K, H, W)` in [0, 1] -> uint8 `(..., H, W)`.
+
+    K = 1: 1 where p >= threshold, else 0. K > 1, background first: the likeliest class, whatever the threshold.
+    """
+    if probability.shape[-3] == 1:
+        return (probability[..., 0, :, :] >= threshold).astype(np.uint8)
+    return probability.argmax(axis=-3).astype(np.uint8)
+
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
     """2 |A and B| / (|A| + |B|), in [0, 1]; 1 where both are empty."""

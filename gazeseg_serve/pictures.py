@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
+from .contract import COLOURS
 from .pixels import resize_image
 from .png import encode_png
 
-YELLOW = (255, 214, 10)
-BLUE = (0, 180, 216)
+YELLOW, BLUE = COLOURS[:2]
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ def heat(values: np.ndarray, top: float = 1.0) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = YELLOW, opacity: float = 0.35) -> np.ndarray:
+def tint(image: np.ndarray, mask: np.ndarray, colour: Sequence[int] = YELLOW, opacity: float = 0.35) -> np.ndarray:
     """Tint the pixels where `mask` `(H, W)` is not 0, and draw their outline."""
     picture = as_rgb(image).copy()
     inside = np.asarray(mask, bool)

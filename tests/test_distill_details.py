@@ -15,7 +15,7 @@ from test_distill import IMAGES, TINY, ensemble_of
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.training.learning import distill as room
 from gazeseg_serve.training.learning.augment import Augmenter
-from gazeseg_serve.training.learning.distill import AUGMENT, Teacher, augmented, distil, make_student, soft_targets
+from gazeseg_serve.training.learning.distill import AUGMENT, Teacher, augmented, distill, make_student, soft_targets
 from gazeseg_serve.training.learning.optimise import rate_at
 from gazeseg_serve.training.learning.student import Student
 
@@ -33,11 +33,11 @@ def spied(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[Any, ...]]:
 
 def test_each_step_sees_views_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = spied(monkeypatch, "augmented")
-    distil(ensemble_of(), IMAGES, dataclasses.replace(TINY, steps=5))
+    distill(ensemble_of(), IMAGES, dataclasses.replace(TINY, steps=5))
     seeds = [seed for _, _, seed in seen]
     assert len(set(seeds)) == 5
     other = spied(monkeypatch, "augmented")
-    distil(ensemble_of(), IMAGES, dataclasses.replace(TINY, steps=5, seed=1))
+    distill(ensemble_of(), IMAGES, dataclasses.replace(TINY, steps=5, seed=1))
     assert not set(seeds) & {seed for _, _, seed in other}
 
 
@@ -72,7 +72,7 @@ def test_the_rate_of_each_step_is_the_schedule_s(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
     settings = dataclasses.replace(TINY, steps=20)
-    distil(ensemble_of(), IMAGES, settings)
+    distill(ensemble_of(), IMAGES, settings)
     assert rates == [rate_at(step, settings.schedule) for step in range(20)]
     assert max(rates) == pytest.approx(settings.rate, rel=0.05)
     assert rates[0] < 0.5 * settings.rate
@@ -82,11 +82,11 @@ def test_the_rate_of_each_step_is_the_schedule_s(monkeypatch: pytest.MonkeyPatch
 def test_the_state_is_kept_on_the_way_and_at_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(room, "_CHECKPOINT_EVERY", 3)
     seen = spied(monkeypatch, "save_checkpoint")
-    distil(ensemble_of(), IMAGES, dataclasses.replace(TINY, steps=8), keep=tmp_path / "k")
+    distill(ensemble_of(), IMAGES, dataclasses.replace(TINY, steps=8), out=tmp_path / "k")
     assert [step for _, step, *_ in seen] == [3, 6, 8]
     seen.clear()
     asked = spied(monkeypatch, "augmented")
-    distil(ensemble_of(), IMAGES, dataclasses.replace(TINY, steps=8), keep=tmp_path / "k")
+    distill(ensemble_of(), IMAGES, dataclasses.replace(TINY, steps=8), out=tmp_path / "k")
     assert (seen, asked) == ([], []), "a finished one is taken as it is"
 
 
@@ -153,9 +153,9 @@ def test_a_student_at_the_edge_of_its_settings_is_taken() -> None:
 def test_a_student_learns_in_training_mode_and_comes_back_in_eval_mode_and_the_ensemble_is_left_as_it_was() -> None:
     ensemble = ensemble_of()
     before = [p.clone() for p in ensemble.parameters()]
-    student = distil(ensemble, IMAGES, TINY)
+    student = distill(ensemble, IMAGES, TINY)
     assert not student.training
     assert all(torch.equal(a, b) for a, b in zip(before, ensemble.parameters(), strict=True))
     assert all(not p.isnan().any() for p in student.parameters())
     with pytest.raises(ConfigError, match="learns from images"):
-        distil(ensemble, IMAGES[:0], TINY)
+        distill(ensemble, IMAGES[:0], TINY)

@@ -119,7 +119,7 @@ def test_a_damaged_graph_fails_whatever_the_limits(
     monkeypatch.setattr(pipeline, "write_onnx", made_before(exported(strategy), damage))
     with pytest.raises(GateError, match="not as good"):
         export_run(lively_run, tmp_path / "artifact", phantoms, ExportSettings(strategy, student=QUICK, allowed=ANYTHING))
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"artifact-student"}  # a student's training is kept
 
 
 @pytest.mark.parametrize("strategy", LOSSY)
@@ -140,7 +140,7 @@ def test_a_network_that_answers_otherwise_fails_and_says_its_figures(
         )
     assert "agreement 0." in caplog.text
     assert "loss" in caplog.text
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} <= {"artifact-student"}  # a student's training is kept
 
 
 def test_the_same_seed_gives_the_same_student(

@@ -9,8 +9,9 @@ import pytest
 
 from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import GateError
-from gazeseg_serve.export.fidelity import calibration_error, hold_fidelity, labels, measure_fidelity, run_all
+from gazeseg_serve.export.fidelity import calibration_error, hold_fidelity, measure_fidelity, run_all
 from gazeseg_serve.export.settings import AllowedLoss
+from gazeseg_serve.metrics import labels_of
 
 RNG = np.random.default_rng(0)
 
@@ -97,10 +98,10 @@ def test_the_calibration_error_is_the_weighted_gap_of_fifteen_bins() -> None:
 def test_several_classes_are_labelled_by_the_likeliest() -> None:
     p = RNG.random((2, 3, 8, 8)).astype(np.float32)
     p /= p.sum(axis=1, keepdims=True)
-    np.testing.assert_array_equal(labels(p), p.argmax(axis=1))
+    np.testing.assert_array_equal(labels_of(p), p.argmax(axis=1))
     found = measure_fidelity(Outputs(p), Outputs(p[:, [0, 2, 1]]), [None, None], 2)
     assert found.agreement < 1
-    assert measure_fidelity(Outputs(p), Outputs(p), [labels(p)[0].astype(np.uint8), None], 2).truth.images == 1  # type: ignore[union-attr]
+    assert measure_fidelity(Outputs(p), Outputs(p), [labels_of(p)[0].astype(np.uint8), None], 2).truth.images == 1  # type: ignore[union-attr]
 
 
 def test_batches_are_joined_in_order() -> None:

@@ -20,14 +20,14 @@ from gazeseg_serve.errors import ConfigError, GateError
 from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.bench import Timing
 from gazeseg_serve.export.candidate import Candidate, recommend
-from gazeseg_serve.export.fidelity import Fidelity, Truth, hold_fidelity, labels, measure_fidelity
+from gazeseg_serve.export.fidelity import Fidelity, Truth, hold_fidelity, measure_fidelity
 from gazeseg_serve.export.gate_images import GateImages, gate_images, learning_images
 from gazeseg_serve.export.onnx_graph import declared, drop_empty_pads
 from gazeseg_serve.export.parity import Parity, eager_ensemble, hold, measure
-from gazeseg_serve.export.pipeline import export_run, prove
+from gazeseg_serve.export.pipeline import export_run, measure_loss
 from gazeseg_serve.export.quantize import halve_weights, to_int8
-from gazeseg_serve.export.settings import EXACT, LOSSY, Limits, Tolerance
-from gazeseg_serve.metrics import bootstrap_interval
+from gazeseg_serve.export.settings import EXACT, LOSSY, AllowedLoss, ExportSettings, Tolerance
+from gazeseg_serve.metrics import bootstrap_interval, labels_of
 from gazeseg_serve.training.networks.architecture import Architecture
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 
@@ -278,12 +278,12 @@ TRUE = Truth(4, 0.8, 0.796, 0.004, 0.0, 0.01, 0.1, 0.1)
         (dataclasses.replace(FINE, agreement=0.5, truth=TRUE), LOSSY, True),
         (dataclasses.replace(FINE, truth=dataclasses.replace(TRUE, dice_loss=0.005)), LOSSY, True),
         (dataclasses.replace(FINE, truth=dataclasses.replace(TRUE, dice_loss=0.0051)), LOSSY, False),
-        (dataclasses.replace(FINE, agreement=0.9, truth=TRUE), Limits(0.005, 0.9), True),
-        (dataclasses.replace(FINE, agreement=0.8999, truth=TRUE), Limits(0.005, 0.9), False),
-        (dataclasses.replace(FINE, agreement=0.1), Limits(0.005, 0.0), True),
+        (dataclasses.replace(FINE, agreement=0.9, truth=TRUE), AllowedLoss(0.005, 0.9), True),
+        (dataclasses.replace(FINE, agreement=0.8999, truth=TRUE), AllowedLoss(0.005, 0.9), False),
+        (dataclasses.replace(FINE, agreement=0.1), AllowedLoss(0.005, 0.0), True),
     ],
 )
-def test_the_limits_from_both_sides(found: Fidelity, limits: Limits, held: bool) -> None:
+def test_the_limits_from_both_sides(found: Fidelity, limits: AllowedLoss, held: bool) -> None:
     if held:
         hold_fidelity(found, limits)
     else:
@@ -292,7 +292,7 @@ def test_the_limits_from_both_sides(found: Fidelity, limits: Limits, held: bool)
 
 
 def test_half_is_foreground() -> None:
-    assert labels(np.array([0.5, 0.49999], np.float32).reshape(1, 1, 1, 2)).tolist() == [[[1, 0]]]
+    assert labels_of(np.array([0.5, 0.49999], np.float32).reshape(1, 1, 1, 2)).tolist() == [[[1, 0]]]
 
 
 # The pipeline
@@ -320,10 +320,10 @@ def test_a_lossy_engine_that_is_wrong_only_in_batches_is_refused(lively_run: Pat
             said = eager(batch)
             return said if len(batch) != self.size else Outputs(said.probability[::-1].copy(), said.disagreement)
 
-    prove(Swaps(99), ensemble, gate, Limits(1.0, 0.0), "fuse", "int8")
+    measure_loss(Swaps(99), ensemble, gate, AllowedLoss(1.0, 0.0), "fuse", "int8")
     for size in (2, 5):
         with pytest.raises(GateError, match="not as good"):
-            prove(Swaps(size), ensemble, gate, Limits(1.0, 0.0), "fuse", "int8")
+            measure_loss(Swaps(size), ensemble, gate, AllowedLoss(1.0, 0.0), "fuse", "int8")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -342,7 +342,7 @@ def test_a_conversion_that_changes_an_output_s_type_is_refused(
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
     monkeypatch.setattr(pipeline, f"to_{precision}", careless)
     with pytest.raises(GateError, match="probability float16"):
-        export_run(lively_run, tmp_path / "out", data=phantoms, precision=precision, limits=Limits(1.0, 0.0))
+        export_run(lively_run, tmp_path / "out", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -357,7 +357,9 @@ def test_int8_is_calibrated_with_training_images_and_not_with_the_gate_s(
 
     monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
     monkeypatch.setattr(pipeline, "to_int8", spy)
-    artifact = export_run(lively_run, tmp_path / "out", data=phantoms, precision="int8", limits=Limits(1.0, 0.0))
+    artifact = export_run(
+        lively_run, tmp_path / "out", phantoms, ExportSettings(precision="int8", allowed=AllowedLoss(1.0, 0.0))
+    )
     run = load_ensemble(lively_run)[0]
     np.testing.assert_array_equal(seen[0], learning_images(run, phantoms, count=64))
     held_out = {image.tobytes() for image in gate_images(run, phantoms, "val", 99).images}
@@ -374,9 +376,9 @@ def test_a_lossy_gate_looks_at_more_images(lively_run: Path, monkeypatch: pytest
         raise ConfigError("enough")
 
     monkeypatch.setattr(pipeline, "gate_images", spy)
-    for settings in ({}, {"precision": "fp16"}, {"half_weights": True}, {"strategy": "average"}, {"images": 7}):
+    for settings in ({}, {"precision": "fp16"}, {"precision": "fp16-weights"}, {"strategy": "average"}, {"images": 7}):
         with pytest.raises(ConfigError, match="enough"):
-            export_run(lively_run, tmp_path / "out", **settings)  # type: ignore[arg-type]
+            export_run(lively_run, tmp_path / "out", None, ExportSettings(**settings))  # type: ignore[arg-type]
     assert asked == [32, 200, 200, 200, 7]
 
 

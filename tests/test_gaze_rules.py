@@ -16,7 +16,7 @@ from gazeseg_serve.training.gaze.fixations import ScanPath, read_fixations
 from gazeseg_serve.training.gaze.phantoms import phantom
 from gazeseg_serve.training.gaze.simulate import NOISE, simulate_gaze, write_phantoms
 from gazeseg_serve.training.masks.settings import MaskSettings, Screen, canvas_sigma, check_thresholds
-from gazeseg_serve.training.masks.threshold_sweep import GRID, Sweep, parse_grid, recommend
+from gazeseg_serve.training.masks.threshold_sweep import GRID, ThresholdSweep, parse_grid, recommend
 from gazeseg_serve.training.masks.verdict import BAD, GOOD, LOOK, dead_levels, judge, wanders
 
 # Four quarters by red, green and blue, then 1000 times the lesion's share, then the spread of each colour.
@@ -104,7 +104,7 @@ def test_the_grid_that_is_looked_at_goes_from_a_tenth_to_85_hundredths_in_twenti
 
 def test_pairs_and_dead_images_of_a_sweep_by_hand() -> None:
     area = np.array([[0.5, 1.0, 0.9999], [0.2, 0.3, 0.0001]])
-    sweep = Sweep(
+    sweep = ThresholdSweep(
         (0.3, 0.5),
         "heatmap",
         area,
@@ -132,7 +132,7 @@ def test_pairs_and_dead_images_of_a_sweep_by_hand() -> None:
 )
 def test_a_plateau_is_what_lies_within_a_hundredth_of_the_best(dice: list[float], pair: tuple[float, float]) -> None:
     grid = (0.2, 0.3, 0.4, 0.5, 0.6)
-    sweep = Sweep(
+    sweep = ThresholdSweep(
         grid,
         "heatmap",
         np.full((5, 1), 0.1),

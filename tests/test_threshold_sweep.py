@@ -17,7 +17,7 @@ from gazeseg_serve.training.gaze.fixations import ScanPath, read_fixations, writ
 from gazeseg_serve.training.gaze.simulate import write_phantoms
 from gazeseg_serve.training.masks.make import MaskSettings, load_map, make_masks, pseudo_mask_levels
 from gazeseg_serve.training.masks.threshold_report import write_sweep
-from gazeseg_serve.training.masks.threshold_sweep import Sweep, parse_grid, recommend, sweep_thresholds
+from gazeseg_serve.training.masks.threshold_sweep import ThresholdSweep, parse_grid, recommend, sweep_thresholds
 
 GRID = (0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -75,10 +75,10 @@ def test_several_classes_are_scored_by_class(tmp_path):
         np.testing.assert_allclose(sweep.area[:, n], (cut > 0).mean(axis=(1, 2)))
 
 
-def made_up(dice_by_threshold: list[float] | None, steady: list[float]) -> Sweep:
+def made_up(dice_by_threshold: list[float] | None, steady: list[float]) -> ThresholdSweep:
     column = np.array(steady)[:, None]
     scores = {} if dice_by_threshold is None else {"heatmap": np.array(dice_by_threshold)[:, None]}
-    return Sweep(GRID, "heatmap", np.full((5, 1), 0.1), column, np.ones((5, 5)), None, scores)
+    return ThresholdSweep(GRID, "heatmap", np.full((5, 1), 0.1), column, np.ones((5, 5)), None, scores)
 
 
 def test_with_masks_the_ends_of_the_plateau_are_recommended():

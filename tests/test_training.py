@@ -30,6 +30,7 @@ from gazeseg_serve.training.learning.config import Augment, Optimiser, TrainConf
 from gazeseg_serve.training.learning.data import batch_indices, pack_gaze, pack_truth
 from gazeseg_serve.training.learning.loop import total_loss, train
 from gazeseg_serve.training.learning.optimise import rate_at
+from gazeseg_serve.training.learning.student import load_student
 from gazeseg_serve.training.learning.validate import validate
 from gazeseg_serve.training.masks.folder import load_map
 from gazeseg_serve.training.networks.ensemble import Ensemble
@@ -43,8 +44,10 @@ def test_there_are_presets() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_preset_loads_and_names_its_command(path: Path) -> None:
-    load_config(path)
-    assert f"gazeseg-serve train configs/{path.name}" in path.read_text()
+    student = path.name.startswith("student_")
+    (load_student if student else load_config)(path)
+    command = f"--student configs/{path.name}" if student else f"gazeseg-serve train configs/{path.name}"
+    assert command in path.read_text()
 
 
 def test_the_defaults_are_the_paper_s_preset() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -161,8 +162,8 @@ class Optimiser:
         _known("optimiser.name", self.name, OPTIMISERS)
         _at_least("optimiser.steps", self.steps, 1)
         _at_least("optimiser.batch", self.batch, 1)
-        if not 0 < self.rate <= 1000:
-            raise ConfigError(f"optimiser.rate = {self.rate} must be above 0 and at most 1000; 0.01 or 0.002 are usual")
+        if not 0 < self.rate < math.inf:
+            raise ConfigError(f"optimiser.rate = {self.rate} must be a number above 0; 0.01 or 0.002 are usual")
         _within("optimiser.final_rate", self.final_rate, 0, self.rate)
         _within("optimiser.weight_decay", self.weight_decay, 0, 1)
         _within("optimiser.warmup", self.warmup, 0, 1)

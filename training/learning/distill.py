@@ -24,7 +24,7 @@ from gazeseg_serve.files import sha256
 from gazeseg_serve.progress import log, track
 
 from ..networks.architecture import ENCODER_MULTIPLE
-from ..networks.ensemble import Ensemble, activation, load_ensemble
+from ..networks.ensemble import Ensemble, activation, disagreement, load_ensemble
 from ..networks.unet import UNet, seeded_unet
 from .augment import Augmenter
 from .checkpoint import STATE_FILE, load_checkpoint, save_checkpoint
@@ -188,7 +188,7 @@ def soft_targets(teacher: Tensor) -> Tensor:
     probability = activation(teacher.mean(dim=0))
     if len(teacher) == 1:
         return probability
-    spread = activation(teacher).std(dim=0, correction=0).mean(dim=1, keepdim=True)
+    spread = disagreement(activation(teacher)).unsqueeze(1)
     return torch.cat([probability, (2 * spread).clamp(0, 1)], dim=1)
 
 

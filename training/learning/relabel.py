@@ -11,10 +11,8 @@ product of experts (Hinton, 2002).
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor
 
 from gazeseg_serve.contract import RUN_FILE
+from gazeseg_serve.csv_text import records_csv
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError
 from gazeseg_serve.files import sha256_file, write_bytes, write_json, write_text
@@ -89,11 +88,7 @@ def relabel(run_folder: Path, dataset_folder: Path, masks: Path, out: Path, gain
             )
         names = list(dict.fromkeys(name for row in rows for name in row if name != "image"))
         means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["image", *names], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(folder / QUALITY_FILE, text.getvalue())
+        write_text(folder / QUALITY_FILE, records_csv(rows, ["image", *names]))
         origin = {"run": sha256_file(run_folder / RUN_FILE), "masks": info.fingerprint, "gain": gain}
         digest = hashlib.sha256(
             repr(

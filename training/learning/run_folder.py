@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
@@ -13,6 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from gazeseg_serve.contract import RUN_FILE, Level, Run
+from gazeseg_serve.csv_text import records_csv
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, ContractError, TrainingError
 from gazeseg_serve.files import sha256, sha256_file, write_bytes, write_text
@@ -48,11 +47,8 @@ def open_run(out: Path, resume: bool) -> None:
 
 
 def write_history(out: Path, history: list[dict[str, float]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[-1]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(out / HISTORY_FILE, text.getvalue())
+    """The course of a training: one row an evaluation."""
+    write_text(out / HISTORY_FILE, records_csv(history))
 
 
 def begin_with(model: Ensemble, run: Path) -> None:

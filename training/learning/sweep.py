@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import re
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gazeseg_serve.contract import RUN_FILE, Run
+from gazeseg_serve.csv_text import records_csv
 from gazeseg_serve.errors import ConfigError, GazesegError, TrainingError
 from gazeseg_serve.files import write_text
 from gazeseg_serve.folders import claim_folder, refuse_overlap
@@ -153,10 +152,5 @@ def _write(out: Path, found: Sweep) -> None:
         trial.values | {name: f"{value:.6f}" for name, value in trial.dice.items()} | {"run": trial.name, "error": trial.error}
         for trial in found.trials
     ]
-    names = dict.fromkeys(name for row in rows for name in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / TABLE_FILE, text.getvalue())
+    write_text(out / TABLE_FILE, records_csv(rows))
     write_text(out / PAGE_FILE, found.markdown())

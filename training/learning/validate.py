@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
-from gazeseg_serve.metrics import dice
+from gazeseg_serve.metrics import dice, is_dead, labels_of
 from gazeseg_serve.progress import log
 
 from ..networks.ensemble import Ensemble, activation
 from .data import Packed, unit_images
-
-DEAD_SHARE = 0.001  # a level that calls less than this, or all but this, foreground over the validation split is dead
 
 
 @torch.no_grad()
@@ -38,7 +35,7 @@ def validate(
         pairs = zip(labels, truth.targets[:, 0], strict=True)
         row[name] = float(np.mean([dice(a == c, t == c) for a, t in pairs for c in classes]))
         share = np.count_nonzero(labels) / labels.size
-        if not DEAD_SHARE < share < 1 - DEAD_SHARE:
+        if is_dead(share):
             log.warning("%s is dead: it calls %.2f %% of the pixels foreground", name.removeprefix("dice_"), 100 * share)
     return row
 
@@ -52,14 +49,6 @@ def _labels(model: Ensemble, images: np.ndarray, fabric: Fabric, batch: int) -> 
             pixels = fabric.to_device(unit_images(images[start : start + batch]))
             logits = model(model.normalise(pixels * 255)).float()
         both = torch.cat([logits, logits.mean(dim=0, keepdim=True)])
-        masks.append(labels_of(both).cpu().numpy())
+        masks.append(labels_of(activation(both).cpu().numpy()))
     model.train()
     return np.concatenate(masks, axis=1)
-
-
-def labels_of(logits: Tensor) -> Tensor:
-    """Labels uint8 of logits whose class axis is third from the end: p > 0.5 for K = 1, else the likeliest class."""
-    probability = activation(logits)
-    if probability.shape[-3] == 1:
-        return (probability[..., 0, :, :] > 0.5).to(torch.uint8)
-    return probability.argmax(dim=-3).to(torch.uint8)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from gazeseg_serve.csv_text import rows_csv
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, GazesegError, require
 from gazeseg_serve.files import write_json, write_text
@@ -51,7 +52,7 @@ from .levels import pseudo_mask_levels
 from .one_image import ImageJob, drop_image, finished, make_image, plan
 from .quality_report import report
 from .settings import MaskSettings, check_thresholds, parse_thresholds, settings_json
-from .summary import MasksSummary, csv_table, quality_csv
+from .summary import MasksSummary, quality_csv
 from .verdict import judge
 
 __all__ = [
@@ -247,7 +248,7 @@ def _finish(
     kept = sum(len(scan) for scan in table.paths.values())
     verdict = judge(list(rows.values()), len(table.dropped) / (kept + len(table.dropped)))
     write_text(
-        out / DROPPED_FILE, csv_table(["file", "line", "image", "reason"], [dataclasses.astuple(row) for row in table.dropped])
+        out / DROPPED_FILE, rows_csv(["file", "line", "image", "reason"], [dataclasses.astuple(row) for row in table.dropped])
     )
     write_text(out / QUALITY_FILE, quality_csv(names, rows, skipped, table, data.negatives))
     write_text(out / REPORT_FILE, report(data, out, settings, table, rows, skipped, verdict))

@@ -10,7 +10,6 @@ from gazeseg_serve.metrics import class_dice, dice
 from ..gaze.fixations import ScanPath
 
 MEASURES = 1  # counted up when `measure` changes, so that finished images are measured again
-DEAD_SHARE = 0.002  # a level with less foreground, or less background, than this share of the image is dead
 _ENTROPY_SIDE = 64
 
 

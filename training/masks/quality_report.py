@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gazeseg_serve import pictures
+from gazeseg_serve.contract import COLOURS
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ImageError
 from gazeseg_serve.png import read_map
@@ -26,7 +27,6 @@ Rows = Mapping[str, Mapping[str, float]]
 _WORST = 12
 _LISTED = 20
 _SIDE = 170
-_COLOURS = ((255, 214, 10), (0, 180, 216), (239, 71, 111), (6, 214, 160), (155, 93, 229))
 _TRUTH = (255, 255, 255)
 # Name, what it means, whether an unusual value is a reason to look at the image.
 _FIGURES = (
@@ -207,7 +207,7 @@ def _pictures(data: Dataset, out: Path, settings: MaskSettings, table: FixationT
     final = maps[kinds[-1]]
     outlined = small
     for labels, colour in zip(
-        pseudo_mask_levels(final[0] if len(final) == 1 else final, settings.thresholds, size), _COLOURS, strict=False
+        pseudo_mask_levels(final[0] if len(final) == 1 else final, settings.thresholds, size), COLOURS, strict=False
     ):
         outlined = pictures.outline(outlined, labels, colour)
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from gazeseg_serve.csv_text import rows_csv
 
 from ..gaze.fixations import FixationTable
 from .folder import REPORT_FILE
@@ -74,11 +73,4 @@ def quality_csv(
         quality = rows.get(stem, {})
         count = drops.get(stem, Counter())
         lines.append([stem, status, *(quality.get(name, "") for name in names), *(count[r] for r in reasons)])
-    return csv_table(["image", "status", *names, *(f"dropped: {reason}" for reason in reasons)], lines)
-
-
-def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A header and rows as CSV text."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+    return rows_csv(["image", "status", *names, *(f"dropped: {reason}" for reason in reasons)], lines)

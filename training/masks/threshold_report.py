@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gazeseg_serve import pictures
+from gazeseg_serve.csv_text import rows_csv
 from gazeseg_serve.files import write_bytes, write_json, write_text
 from gazeseg_serve.folders import Kind, refuse_foreign, refuse_overlap, schema_of, staged_folder
 from gazeseg_serve.png import encode_png
 
 from ..plots import grid_plot, line_plot
-from .threshold_sweep import Recommendation, Sweep, as_dict, recommend, sweep_thresholds
+from .threshold_sweep import Recommendation, ThresholdSweep, as_dict, recommend, sweep_thresholds
 
 THRESHOLDS_SCHEMA = "gazeseg-thresholds/1"
 RESULT_FILE = "thresholds.json"
@@ -26,7 +25,7 @@ PUBLISHED = {"Kvasir-SEG": (0.5, 0.3), "NCI-ISBI": (0.2, 0.4)}
 
 def report_thresholds(
     masks: Path, data: Path | None, grid: Sequence[float], out: Path
-) -> tuple[Sweep, Recommendation, list[str]]:
+) -> tuple[ThresholdSweep, Recommendation, list[str]]:
     """Sweep the thresholds of a masks folder and write the folder `out`; the sweep, two thresholds, the lines to read first.
 
     Raises what `sweep_thresholds` raises; ConfigError where `out` overlaps an input, ContractError where it holds something
@@ -39,7 +38,7 @@ def report_thresholds(
     return sweep, recommendation, write_sweep(out, sweep, recommendation)
 
 
-def write_sweep(out: Path, sweep: Sweep, recommendation: Recommendation) -> list[str]:
+def write_sweep(out: Path, sweep: ThresholdSweep, recommendation: Recommendation) -> list[str]:
     """Write the folder `out`, whole: tables, plots and page; returns the lines a person reads first."""
     with staged_folder(out, THRESHOLDS_FOLDER) as folder:
         write_json(folder / RESULT_FILE, {"schema": THRESHOLDS_SCHEMA} | as_dict(sweep, recommendation))
@@ -53,7 +52,7 @@ def _made(folder: Path) -> set[str] | None:
 THRESHOLDS_FOLDER = Kind(f"a folder of thresholds ({RESULT_FILE})", _made)
 
 
-def _write(out: Path, sweep: Sweep, recommendation: Recommendation) -> list[str]:
+def _write(out: Path, sweep: ThresholdSweep, recommendation: Recommendation) -> list[str]:
     rows = sweep.rows()
     write_text(out / "thresholds.csv", _csv(list(rows[0]), [list(row.values()) for row in rows]))
     pairs = _pairs(sweep)
@@ -78,7 +77,7 @@ def _write(out: Path, sweep: Sweep, recommendation: Recommendation) -> list[str]
     return facts
 
 
-def _published(sweep: Sweep, name: str, pair: tuple[float, float]) -> str:
+def _published(sweep: ThresholdSweep, name: str, pair: tuple[float, float]) -> str:
     i, j = (sweep.grid.index(t) for t in pair)
     scores = ", ".join(
         f"{maps} {values.mean(axis=1)[i]:.4f} and {values.mean(axis=1)[j]:.4f}" for maps, values in sweep.dice.items()
@@ -86,7 +85,7 @@ def _published(sweep: Sweep, name: str, pair: tuple[float, float]) -> str:
     return f"the pair published for {name}, {pair[0]:g},{pair[1]:g}: mean Dice of the levels on the {scores}"
 
 
-def _pairs(sweep: Sweep) -> list[list[float]]:
+def _pairs(sweep: ThresholdSweep) -> list[list[float]]:
     dice = {name: sweep.pair_dice(name) for name in sweep.dice}
     return [
         [
@@ -101,11 +100,7 @@ def _pairs(sweep: Sweep) -> list[list[float]]:
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[float]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([[round(value, 6) for value in row] for row in rows])
-    return text.getvalue()
+    return rows_csv(header, [[round(value, 6) for value in row] for row in rows])
 
 
 def _line_picture(rows: list[dict[str, float]], recommendation: Recommendation) -> np.ndarray:
@@ -120,7 +115,7 @@ def _line_picture(rows: list[dict[str, float]], recommendation: Recommendation) 
     return line_plot(np.array([row["threshold"] for row in rows]), lines, "threshold", recommendation.thresholds)
 
 
-def _grid_picture(sweep: Sweep) -> np.ndarray:
+def _grid_picture(sweep: ThresholdSweep) -> np.ndarray:
     lower = np.tri(len(sweep.grid), k=-1, dtype=bool)
     titles, grids = ["agreement of the two levels"], [np.where(lower, sweep.agreement, np.nan)]
     for name in sweep.dice:

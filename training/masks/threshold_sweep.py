@@ -14,11 +14,10 @@ import numpy as np
 
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError
-from gazeseg_serve.metrics import bootstrap_interval
+from gazeseg_serve.metrics import bootstrap_interval, is_dead
 from gazeseg_serve.progress import track
 
 from .folder import MasksInfo, load_map, load_masks_info
-from .quality import DEAD_SHARE
 from .settings import check_thresholds
 
 GRID = tuple(round(0.05 * i, 2) for i in range(2, 18))  # 0.1 to 0.85
@@ -41,7 +40,7 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class ThresholdSweep:
     """Figures over T thresholds and N images; a figure that needs what is not there is None.
 
     area, steady    `(T, N)` share of the image; Dice of the masks cut 0.1 below and 0.1 above (NaN beyond the grid)
@@ -68,7 +67,7 @@ class Sweep:
         """One row a threshold: means over the images."""
         rows = []
         for i, threshold in enumerate(self.grid):
-            dead = (self.area[i] < DEAD_SHARE) | (self.area[i] > 1 - DEAD_SHARE)
+            dead = np.array([is_dead(share) for share in self.area[i]])
             row = {
                 "threshold": threshold,
                 "area": float(self.area[i].mean()),
@@ -108,7 +107,7 @@ def check_grid(values: Sequence[float]) -> tuple[float, ...]:
 
 def sweep_thresholds(
     masks: Path | str, dataset: Path | str | None = None, grid: Sequence[float] = GRID, stems: Sequence[str] | None = None
-) -> Sweep:
+) -> ThresholdSweep:
     """Measure every threshold of `grid` on the maps of a masks folder.
 
     `dataset` with `masks/` adds Dice; `stems` chooses images (default: all). Raises DatasetError for a folder that is not
@@ -127,7 +126,7 @@ def sweep_thresholds(
     area = np.stack([c.area for c in counts], axis=1)
     nested = np.stack([[[_nested_dice(a, b) for b in c.area] for a in c.area] for c in counts])
     known = [c.dice for c in counts if c.dice]
-    return Sweep(
+    return ThresholdSweep(
         grid,
         final,
         area,
@@ -138,7 +137,7 @@ def sweep_thresholds(
     )
 
 
-def recommend(sweep: Sweep) -> Recommendation:
+def recommend(sweep: ThresholdSweep) -> Recommendation:
     """Two thresholds and the reason.
 
     With true masks: on the map with the better Dice, the two ends of the plateau (thresholds within 0.01 of the best),
@@ -242,7 +241,7 @@ def _steady(grid: Sequence[float], nested: np.ndarray) -> np.ndarray:
     return steady
 
 
-def as_dict(sweep: Sweep, recommendation: Recommendation) -> dict[str, object]:
+def as_dict(sweep: ThresholdSweep, recommendation: Recommendation) -> dict[str, object]:
     """For machines: plain JSON values, None where a figure is not known."""
     rows = [{name: None if np.isnan(value) else value for name, value in row.items()} for row in sweep.rows()]
     return {"recommendation": asdict(recommendation), "thresholds": rows}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .quality import DEAD_SHARE
+from gazeseg_serve.metrics import is_dead
 
 GOOD, LOOK, BAD = "good", "look first", "do not train on this"
 WANDER, DISPERSION = 1.0, 0.2  # an image above both wanders: its gaze jumps over the whole image as noise does
@@ -42,7 +42,7 @@ def dead_levels(rows: Sequence[Mapping[str, float]]) -> dict[int, float]:
     """By level (1 is the first): the share of images where it is nearly all background or all foreground."""
     count = sum(name.startswith("area_level_") for name in rows[0])
     areas = {i: np.array([row[f"area_level_{i}"] for row in rows]) for i in range(1, count + 1)}
-    return {i: float(((area < DEAD_SHARE) | (area > 1 - DEAD_SHARE)).mean()) for i, area in areas.items()}
+    return {i: float(np.mean([is_dead(share) for share in area])) for i, area in areas.items()}
 
 
 def judge(rows: Sequence[Mapping[str, float]], dropped: float = 0.0) -> Verdict:

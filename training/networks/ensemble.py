@@ -76,6 +76,15 @@ def activation(logits: Tensor) -> Tensor:
     return logits.sigmoid() if logits.shape[-3] == 1 else logits.softmax(dim=-3)
 
 
+def disagreement(probability: Tensor) -> Tensor:
+    """The levels' probabilities `(m, ..., K, H, W)` -> `(..., H, W)` in [0, 0.5]: their standard deviation over the levels,
+    mean over the classes. Written out, as the graph of an export has it.
+    """
+    centred = probability - probability.mean(dim=0, keepdim=True)
+    deviation = centred.square().mean(dim=0).sqrt()
+    return deviation.mean(dim=deviation.dim() - 3)
+
+
 def load_ensemble(folder: Path) -> tuple[Run, Ensemble]:
     """The networks of a run folder, in eval mode on the CPU. Raises ContractError."""
     run = Run.load(folder)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 
 from gazeseg_serve.contract import InputSpec, Run, is_artifact, is_run, split_fingerprints
+from gazeseg_serve.csv_text import records_csv
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.files import write_bytes, write_json, write_text
@@ -25,7 +24,7 @@ from gazeseg_serve.png import encode_png
 from gazeseg_serve.predictor import Prediction, Predictor
 from gazeseg_serve.progress import log, track
 
-from ..networks.ensemble import activation, load_ensemble
+from ..networks.ensemble import activation, disagreement, load_ensemble
 from ..plots import reliability_plot
 from .calibration import Reliability
 from .surface_distance import hd95
@@ -136,12 +135,13 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
     if out is not None:
         with staged_folder(out, EVALUATION_FOLDER) as folder:
             write_json(folder / RESULT_FILE, {"schema": EVALUATION_SCHEMA, "split": split, "members": evaluation.summary()})
-            write_text(folder / "scores.csv", _csv(evaluation.table()))
-            write_text(folder / "summary.csv", _csv(evaluation.summary()))
+            write_text(folder / "scores.csv", records_csv(evaluation.table()))
+            write_text(folder / "summary.csv", records_csv(evaluation.summary()))
             write_bytes(folder / "worst.png", encode_png(worst_cases(evaluation, dataset, masks, spec, pictures)))
             tables = {name: table.rows() for name, table in reliability.items()}
             write_text(
-                folder / "calibration.csv", _csv([{"member": name, **row} for name, rows in tables.items() for row in rows])
+                folder / "calibration.csv",
+                records_csv([{"member": name, **row} for name, rows in tables.items() for row in rows]),
             )
             shown = {name: rows for name, rows in tables.items() if "+" not in name}
             write_bytes(folder / "calibration.png", encode_png(reliability_plot(shown)))
@@ -195,7 +195,7 @@ def run_members(folder: Path, subsets: bool = False) -> Callable[[np.ndarray], d
     def predict(image: np.ndarray) -> dict[str, Prediction]:
         x = torch.from_numpy(resize_image(image, size)[None].copy()).permute(0, 3, 1, 2).float()
         logits = ensemble(ensemble.normalise(x))[:, 0]
-        spread = activation(logits).std(dim=0, correction=0).mean(dim=0).numpy() if len(logits) > 1 else None
+        spread = disagreement(activation(logits)).numpy() if len(logits) > 1 else None
         members = {f"level {i + 1}": level for i, level in enumerate(logits)}
         if subsets:
             members |= {
@@ -271,11 +271,3 @@ def worst_cases(
     columns = min(6, len(tiles))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
     return np.concatenate([np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)])
-
-
-def _csv(rows: list[dict[str, object]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -104,6 +104,7 @@ _EXTRAS = {
     "serve": ("bentoml", "_bentoml_impl", "fastapi", "starlette", "pycocotools", "pydantic_settings"),
     "cpu": ("onnxruntime",),
     "dicom": ("pydicom", "highdicom", "imagecodecs"),
+    "node": ("pynetdicom", "dicomweb_client"),
     "client": ("httpx",),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "cuda"),

@@ -14,11 +14,12 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("training", "export", "service")
 ROOMS_OF_TRAINING = ("gaze", "masks", "networks", "learning", "scoring")
 HEAVY = {"torch", "monai", "numpy", "scipy", "cv2"}
-# Which rooms a room may import; the core's root, engines and cli are rooms of the core.
+# Which rooms a room may import; the core's root, engines, node and cli are rooms of the core.
 MAY_IMPORT = {
     "core": {"core", "engines"},
     "engines": {"core", "engines"},
     "cli": {"core", "engines", "cli"},
+    "node": {"core", "node"},
     "training": {"core"},
     "training.gaze": {"core", "training", "training.gaze"},
     "training.masks": {"core", "training", "training.gaze", "training.masks"},

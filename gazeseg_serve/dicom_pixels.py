@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .dicom_codestream import Codestream, check_scans, read_codestream
-from .errors import ImageTooLarge, MalformedImage, UnsupportedImage, require
+from .errors import ImageTooLarge, MalformedImage, MissingExtraError, UnsupportedImage, require
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -159,8 +159,16 @@ def _aligned(frame: np.ndarray, layout: Layout) -> np.ndarray:
     return native
 
 
+def _codecs(kind: str) -> Any:
+    """imagecodecs. Raises MissingExtraError, which names the format and the package."""
+    try:
+        return require("imagecodecs", "dicom")
+    except MissingExtraError as error:
+        raise MissingExtraError(f"the DICOM file holds {kind}, and {error}") from error
+
+
 def _rle(frame: bytes, layout: Layout) -> tuple[np.ndarray, str]:
-    codecs: Any = require("imagecodecs", "dicom")
+    codecs = _codecs("RLE")
     if layout.photometric == "YBR_FULL_422" or layout.allocated < 8:
         raise UnsupportedImage("RLE of subsampled colour or of 1 bit is not accepted; send it uncompressed")
     planes = bytearray(layout.samples * layout.rows * layout.columns * layout.allocated // 8)
@@ -177,7 +185,7 @@ def _rle(frame: bytes, layout: Layout) -> tuple[np.ndarray, str]:
 
 
 def _jpeg(frame: bytes, layout: Layout) -> tuple[np.ndarray, str]:
-    codecs: Any = require("imagecodecs", "dicom")
+    codecs = _codecs(_JPEG_SYNTAXES[layout.syntax])
     stream = read_codestream(frame)
     _check(stream, layout)
     check_scans(frame)

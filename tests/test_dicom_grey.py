@@ -200,6 +200,20 @@ def test_palettes(first: int, bits: int, wide: bool, syntax: str) -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_palette_in_segments() -> None:
+    """PS3.3 C.7.9.2: 4 entries as they are, then 6 up to 10 on a line, then those 10 once more."""
+    words = [0, 4, 10, 20, 30, 40, 1, 6, 100, 2, 2, 0, 0]
+    wanted = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100] * 2
+    elements: dict[str, Any] = {}
+    for name in ("Red", "Green", "Blue"):
+        keyword = f"{name}PaletteColorLookupTable"
+        elements[f"{keyword}Descriptor"] = pydicom.DataElement(f"{keyword}Descriptor", "US", [20, 0, 16])
+        data = np.array([word << 8 if word >= 10 else word for word in words], "<u2").tobytes()
+        elements[f"Segmented{keyword}Data"] = pydicom.DataElement(f"Segmented{keyword}Data", "OW", data)
+    found = decode_image(image_file(np.arange(20, dtype=np.uint8).reshape(1, 4, 5), "PALETTE COLOR", **elements))
+    np.testing.assert_array_equal(found[..., 1].flat, wanted)
+
+
 def test_palette_colour_without_a_palette_says_so() -> None:
     with pytest.raises(MalformedImage, match="palette"):
         decode_image(image_file(ramp(0, 9, "u1")[None], "PALETTE COLOR"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import dicom_kinds as kinds
@@ -11,7 +12,7 @@ from dicom_kinds import image_file
 
 from gazeseg_serve.dicom import decode_frames, layout_of, read_dataset
 from gazeseg_serve.dicom_pixels import stored_frames
-from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
+from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, MissingExtraError, UnsupportedImage
 from gazeseg_serve.pixels import DEFAULT_LIMITS, Limits
 
 pytest.importorskip("pydicom")
@@ -137,7 +138,31 @@ def test_jpeg_2000_may_keep_the_sign_or_not(says: bool) -> None:
     np.testing.assert_array_equal(stored(data)[0], pixels)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in LOSSLESS if kind != "htj2k"])
+@pytest.mark.parametrize("bits", [10, 13])
+def test_jpeg_2000_of_fewer_bits_may_keep_the_sign_or_not(bits: int) -> None:
+    """The sign is the highest bit of those that the codestream says it has."""
+    pixels = frames(1, bits, True, 1)
+    raw = pixels.view(np.uint16) & ((1 << bits) - 1)
+    data = image_file(
+        pixels,
+        stored=bits,
+        syntax=kinds.J2K,
+        encode=lambda _: codecs.jpeg2k_encode(raw[0], codecformat="j2k", reversible=True, level=0, bitspersample=bits),
+    )
+    np.testing.assert_array_equal(stored(data)[0], pixels)
+
+
+@pytest.mark.parametrize("kind", ["RLE", "JPEG-LS", "JPEG Lossless"])
+def test_without_the_package_its_name_and_the_format_are_said(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    syntax = {"RLE": kinds.RLE, "JPEG-LS": kinds.JPEG_LS, "JPEG Lossless": kinds.JPEG_LOSSLESS_FIRST}[kind]
+    encode = {"RLE": None, "JPEG-LS": codecs.jpegls_encode, "JPEG Lossless": sof3}[kind]
+    data = image_file(frames(1, 8, False, 1), syntax=syntax, encode=encode)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(MissingExtraError, match=rf"holds {kind}, and imagecodecs is not installed.*gazeseg-serve\[dicom\]"):
+        stored(data)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
 def test_colour_of_every_lossless_compression(kind: str) -> None:
     syntax, encode = LOSSLESS[kind]
     pixels = frames(1, 8, False, 3)

@@ -15,7 +15,7 @@ from gazeseg_serve.training.masks.heatmap import heatmap
 from gazeseg_serve.training.masks.make import MaskSettings, load_masks_info, make_masks, pseudo_mask_levels
 from gazeseg_serve.training.masks.quality import entropy, inside_share, measure
 from gazeseg_serve.training.masks.quality_report import doubtful
-from gazeseg_serve.training.masks.verdict import BAD, GOOD, LOOK, dead_levels, judge
+from gazeseg_serve.training.masks.verdict import BAD, GOOD, LOOK, Evidence, dead_levels, judge
 
 GOOD_ROW = {"fixations": 25.0, "dispersion": 0.15, "wander": 0.8, "in_image": 1.0, "area_level_1": 0.1, "area_level_2": 0.2}
 
@@ -103,8 +103,8 @@ def test_a_few_bad_images_are_no_bad_verdict():
 
 
 def test_many_unusable_rows_are_worth_a_look():
-    assert judge([GOOD_ROW], dropped=0.05).word == GOOD
-    verdict = judge([GOOD_ROW], dropped=0.5)
+    assert judge([GOOD_ROW], Evidence(dropped=0.05)).word == GOOD
+    verdict = judge([GOOD_ROW], Evidence(dropped=0.5))
     assert verdict.word == LOOK
     assert "50% of the rows" in verdict.reasons[0]
 

@@ -88,6 +88,8 @@ class FixationTable:
     readers     where several readers looked: each one's own scan path, by stem and reader's name
     notes       what was recognised and how, what was assumed, and what was left aside, one sentence each
     plain       whether the gaze was a fixation table in this project's own columns
+    rows        all rows that were read, the dropped and the lost ones included
+    track_loss  share of the time in which the tracker had lost the eye, by image; images of which the table tells
     """
 
     paths: Mapping[str, ScanPath]
@@ -98,6 +100,8 @@ class FixationTable:
     readers: Mapping[str, Mapping[str, ScanPath]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     plain: bool = True
+    rows: int = 0
+    track_loss: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reasons(self) -> dict[str, int]:

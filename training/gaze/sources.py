@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from .mapping import GazeMapping, load_mapping
 from .names import ImageNames
 from .rows import read_rows
 from .scan_paths import MALFORMED, UNKNOWN_IMAGE, FixationTable, scan_path
+from .track_loss import Looked, shares, track_loss
 
 SOURCES = ("fixations.csv", "fixations", "readers", "gaze.toml", "gaze", "raw")
 _LISTED = 5
@@ -90,7 +92,7 @@ def read_for(
     rows = [list(read_rows(layout, images)) for layout in layouts]
     names = class_names(path, [row_label(row) for file in rows for row in file], classes)
     labels = {name: i for i, name in enumerate(names, start=1)}
-    found, parts = Found(notes=notes), []
+    found, parts, looked = Found(notes=notes), [], dict[str, Looked]()
     for layout, file in zip(layouts, rows, strict=True):
         part = Found()
         part.notes += layout.notes
@@ -100,12 +102,15 @@ def read_for(
         else:
             layout = raw_samples.with_unit(layout, file)
             raw_samples.collect(layout, file, labels, mapping.detection, images, part)
+        track_loss(file, bool(layout.columns.fixations), looked)
         parts.append((layout, part))
     _merge(parts, found)
     if reader is not None and found.kept:
         found.kept = readers.choose(found.kept, reader)
     plain = all(layout.name == PLAIN for layout in layouts)
-    return _table(path, found, names, images, pool, sum(map(len, rows)), plain)
+    count = sum(map(len, rows))
+    table = _table(path, found, names, images, pool, count, plain)
+    return dataclasses.replace(table, rows=count, track_loss=shares(looked, table.paths))
 
 
 def _layouts(path: Path, images: ImageNames) -> tuple[list[Layout], GazeMapping, list[str]]:

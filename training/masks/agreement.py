@@ -1,52 +1,53 @@
-"""Does the gaze fit the images it is said to belong to? Asked of the images alone, without a true mask.
+"""Does the gaze fit the images it is said to belong to, and their true masks where there are some?
 
-Where people look, an image has something to look at: other colours, other edges than where they do not. What that is, is
-learned from the gaze itself. A linear rule over local colours, contrasts and edges is fitted to tell, on nine tenths of the
-images, the places looked at in an image from the places looked at in the other images; it is then tried on the last tenth.
-Places of other images, not random places, are the counter-examples, so that a habit of looking at the middle earns nothing
-(the "shuffled AUC" of Zhang et al., JoV 2008, and of Tatler et al., Vision Research 2005, use them so).
+Without a mask, the images alone are asked. Where people look, an image has something to look at: other colours, other edges
+than where they do not. What that is, is learned from the gaze itself. A linear rule over local colours, contrasts and edges
+is fitted to tell, on nine tenths of the images, the places looked at in an image from the places looked at in the other
+images; it is then tried on the last tenth. Places of other images, not random places, are the counter-examples, so that a
+habit of looking at the middle earns nothing (as in the "shuffled AUC" of Zhang et al., Journal of Vision 2008).
 
-The same is asked with the gaze turned, mirrored and moved. Right gaze fits best as it is. Gaze that was mirrored, swapped or
-moved on its way fits better once that is undone, and gaze that belongs to other images fits in no way.
+The same is asked with every mistake undone that gaze is known to suffer (`mistakes`). Right gaze fits best as it is; gaze
+that was swapped, mirrored or moved on its way fits better once that is undone; gaze of other images fits in no way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from gazeseg_serve.metrics import dice
+
+from ..gaze.scan_paths import ScanPath
+from .mistakes import SCREEN, Mistake, Points, inside, mistakes
+from .settings import CANVAS
+
 GRID = 32  # cells a side
-LEAST = 20  # images: below, chance decides which way the gaze fits best
-SAMPLE = 150  # images that are compared at most
+LEAST_IMAGES, LEAST_MASKS = 20, 8  # below, chance decides what fits best
 _SHRINKAGE = 0.5  # of the covariance towards a multiple of the identity
 _FOLDS = 10
+_MASK_GRID = 48  # cells a side, of heatmaps that are compared with masks
 _BLUR = 1.0  # cells, of a fixation
-_STEP = 0.1  # image sides, of the moves that are tried
-_KEPT = 0.9  # share of the fixations that must still be on the image for a move or a scale to be tried
-
-Points = np.ndarray
-"""`(K, 3)` float64: x and y in shares of the image, duration."""
-Change = Callable[[Points, float], Points]
-"""Points of an image and its width over its height -> the points as they would have to be."""
+_KEPT = 0.9  # share of the fixations that must still be on the image for a mistake to be tried
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How well the gaze fits its images as it is, and the way of changing it that fits best.
+    """How well the gaze fits as it is, and the mistake that, undone, makes it fit best.
 
-    images      how many were compared
-    strength    t statistic over the images of the fit as it is: 2 or less is chance, 5 and more is sure
-    change      in words, what was done to the gaze to make it fit best; "" where it fits best as it is
-    best        t statistic of that fit
-    gain        t statistic of the difference between the two, image by image; 0 where there is no change
+    compared    images
+    strength    with images the t statistic of the fit over them (2 or less is chance, 5 and more is sure); with masks the
+                mean Dice of a coarse heatmap, cut at half its height
+    mistake     None where the gaze fits best as it is
+    best        strength with the mistake undone
+    gain        t statistic of the difference it makes, image by image; 0 without a mistake
     """
 
-    images: int
+    compared: int
     strength: float
-    change: str
+    mistake: Mistake | None
     best: float
     gain: float
 
@@ -72,99 +73,93 @@ def look(image: np.ndarray) -> np.ndarray:
     return np.asarray((table - table.mean(axis=0)) / (table.std(axis=0) + 1e-6), np.float32)
 
 
-def changes() -> dict[str, Change]:
-    """What is tried, by its words: every turn and mirroring of the image, moves of 0.1 and 0.2, screens, larger scales.
-
-    Each undoes what its words say. A screen of a given aspect is one on which the image stood as large as it fits, in the
-    middle, so that there were bars beside it.
-    """
-    found: dict[str, Change] = {
-        "x and y are swapped": _change(lambda x, y: (y, x)),
-        "left and right are mirrored": _change(lambda x, y: (1 - x, y)),
-        "y is counted from the bottom": _change(lambda x, y: (x, 1 - y)),
-        "the gaze is turned by 180 degrees": _change(lambda x, y: (1 - x, 1 - y)),
-        "the gaze is turned by 90 degrees clockwise": _change(lambda x, y: (y, 1 - x)),
-        "the gaze is turned by 90 degrees anticlockwise": _change(lambda x, y: (1 - y, x)),
-        "x and y are swapped and mirrored": _change(lambda x, y: (1 - y, 1 - x)),
-    }
-    for across in range(-2, 3):
-        for down in range(-2, 3):
-            if across or down:
-                found[_moved(across * _STEP, down * _STEP)] = _move(-across * _STEP, -down * _STEP)
-    for wide, high in ((2, 2), (1.5, 1.5), (1.5, 1), (1, 1.5)):
-        found[f"the gaze is squeezed towards the top left corner, to 1/{wide:g} in x and 1/{high:g} in y"] = _scale(wide, high)
-    for wide, high in ((16, 9), (16, 10), (4, 3), (5, 4)):
-        found[f"positions are shares of a {wide}:{high} screen, bars beside the image included"] = _screen(wide / high)
-    return found
-
-
-def fit(looks: np.ndarray, points: Sequence[Points], aspects: Sequence[float]) -> Fit | None:
-    """Compare gaze and images: looks `(N, GRID * GRID, D)` of `look`; in the same order each image's points, and its width
+def fit_images(looks: np.ndarray, points: Sequence[Points], aspects: Sequence[float]) -> Fit | None:
+    """Compare gaze with images: looks `(N, GRID * GRID, D)` of `look`; in the same order each image's points, and its width
     over its height.
 
-    None where there are fewer than LEAST images, or the gaze is the same in all of them.
+    None where there are fewer than LEAST_IMAGES, or the gaze is the same in all of them. Screens with bars are not tried:
+    the images alone do not tell them.
     """
-    if len(points) < LEAST:
+    if len(points) < LEAST_IMAGES:
         return None
     given = _heats(points)
     if float(np.abs(given - given.mean(axis=0)).max()) < 1e-3:
         return None
     scores = _scores(looks, given)
-    best, change, gain = _t(scores), "", 0.0
-    for words, apply in changes().items():
-        changed = [apply(one, aspect) for one, aspect in zip(points, aspects, strict=True)]
-        if sum(_inside(one).sum() for one in changed) < _KEPT * sum(_inside(one).sum() for one in points):
+    found = Fit(len(points), _t(scores), None, _t(scores), 0.0)
+    here = sum(int(inside(one).sum()) for one in points)
+    for mistake in mistakes():
+        undone = [mistake.undo(one, aspect) for one, aspect in zip(points, aspects, strict=True)]
+        if mistake.kind == SCREEN or sum(int(inside(one).sum()) for one in undone) < _KEPT * here:
             continue
-        other = _scores(looks, _heats(changed))
-        if _t(other) > best:
-            best, change, gain = _t(other), words, _t(other - scores)
-    return Fit(len(points), _t(scores), change, best, gain)
+        other = _scores(looks, _heats(undone))
+        if _t(other) > found.best:
+            found = Fit(len(points), found.strength, mistake, _t(other), _t(other - scores))
+    return found
 
 
-def _change(swap: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Change:
-    return lambda points, _: np.stack([*swap(points[:, 0], points[:, 1]), points[:, 2]], axis=1)
+def fit_masks(
+    masks: Sequence[np.ndarray], scans: Sequence[ScanPath], aspects: Sequence[float], sigma: float = 70.0
+) -> Fit | None:
+    """Compare gaze with true masks, labels `(H, W)` in the same order; None where there are fewer than LEAST_MASKS.
+
+    sigma is that of the heatmaps, in pixels of the canvas.
+    """
+    if len(masks) < LEAST_MASKS:
+        return None
+    truths = [_by_class(mask) for mask in masks]
+    pairs = [(points_of(scan), scan.label) for scan in scans]
+    blur = sigma * _MASK_GRID / CANVAS
+    given = np.array([_dice(truth, *pair, blur) for truth, pair in zip(truths, pairs, strict=True)])
+    found = Fit(len(masks), float(given.mean()), None, float(given.mean()), 0.0)
+    for mistake in mistakes():
+        scores = np.array(
+            [
+                _dice(truth, mistake.undo(points, aspect), label, blur)
+                for truth, (points, label), aspect in zip(truths, pairs, aspects, strict=True)
+            ]
+        )
+        if scores.mean() > found.best:
+            found = Fit(len(masks), found.strength, mistake, float(scores.mean()), _t(scores - given))
+    return found
 
 
-def _move(across: float, down: float) -> Change:
-    return _change(lambda x, y: (x + across, y + down))
+def points_of(scan: ScanPath) -> Points:
+    """A scan path as points `(K, 3)`."""
+    return np.stack([scan.x, scan.y, scan.duration], axis=1)
 
 
-def _scale(wide: float, high: float) -> Change:
-    return _change(lambda x, y: (x * wide, y * high))
+def _by_class(mask: np.ndarray) -> dict[int, np.ndarray]:
+    """The cells of each class that a mask shows, bool `(_MASK_GRID, _MASK_GRID)`."""
+    side = (_MASK_GRID, _MASK_GRID)
+    shares = {
+        int(c): cv2.resize((mask == c).astype(np.float32), side, interpolation=cv2.INTER_AREA) for c in np.unique(mask) if c
+    }
+    return {label: share >= 0.5 for label, share in shares.items()}
 
 
-def _screen(screen: float) -> Change:
-    def change(points: Points, aspect: float) -> Points:
-        share = np.array([min(1.0, aspect / screen), min(1.0, screen / aspect), 1.0])  # of the screen that the image took
-        return (points - (0.5, 0.5, 0)) / share + (0.5, 0.5, 0)
-
-    return change
-
-
-def _moved(across: float, down: float) -> str:
-    parts = [
-        f"{abs(value):.1f} of the {side} too far {way[value > 0]}"
-        for value, side, way in ((across, "width", ("left", "right")), (down, "height", ("up", "down")))
-        if value
-    ]
-    return f"the gaze lies about {' and '.join(parts)}"
-
-
-def _inside(points: Points) -> np.ndarray:
-    return ((points[:, :2] >= 0) & (points[:, :2] <= 1)).all(axis=1)
+def _dice(truth: dict[int, np.ndarray], points: Points, label: np.ndarray, blur: float) -> float:
+    """Mean Dice over the classes of a mask, of the heatmap of their fixations cut at 0.5."""
+    scores = []
+    for wanted, mask in truth.items():
+        heat = _heat(points[label == wanted], _MASK_GRID, blur)
+        scores.append(dice(heat >= 0.5 * heat.max() if heat.any() else heat > 0, mask))
+    return float(np.mean(scores)) if scores else 0.0
 
 
 def _heats(points: Sequence[Points]) -> np.ndarray:
     """Where each image was looked at: `(N, GRID * GRID)` float32, a row sums to 1 (0 where nothing is on the image)."""
-    rows = []
-    for one in points:
-        heat = np.zeros((GRID, GRID), np.float32)
-        kept = one[_inside(one)]
-        cells = np.minimum((kept[:, :2] * GRID).astype(np.int64), GRID - 1)
-        np.add.at(heat, (cells[:, 1], cells[:, 0]), kept[:, 2].astype(np.float32))
-        heat = cv2.GaussianBlur(heat, (0, 0), _BLUR)
-        rows.append(heat.ravel() / max(float(heat.sum()), 1e-9))
-    return np.stack(rows)
+    heats = [_heat(one, GRID, _BLUR).ravel() for one in points]
+    return np.stack([heat / max(float(heat.sum()), 1e-9) for heat in heats])
+
+
+def _heat(points: Points, side: int, blur: float) -> np.ndarray:
+    """The durations of the points on the image, on `side` x `side` cells, blurred by so many cells: float32."""
+    heat = np.zeros((side, side), np.float32)
+    kept = points[inside(points)]
+    cells = np.minimum((kept[:, :2] * side).astype(np.int64), side - 1)
+    np.add.at(heat, (cells[:, 1], cells[:, 0]), kept[:, 2].astype(np.float32))
+    return np.asarray(cv2.GaussianBlur(heat, (0, 0), blur, borderType=cv2.BORDER_REFLECT))
 
 
 def _scores(looks: np.ndarray, heats: np.ndarray) -> np.ndarray:

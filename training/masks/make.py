@@ -31,6 +31,7 @@ from ..gaze.fixations import FixationTable, write_fixations
 from ..gaze.readers import agreement_lines
 from ..gaze.scan_paths import OFF_SCREEN
 from ..gaze.sources import find_gaze, image_size, read_gaze
+from .evidence import gather
 from .folder import (
     DETECTED_FILE,
     DROPPED_FILE,
@@ -245,14 +246,14 @@ def _finish(
     }
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     means = {name: float(np.mean([row[name] for row in rows.values() if name in row])) for name in names}
-    kept = sum(len(scan) for scan in table.paths.values())
-    verdict = judge(list(rows.values()), len(table.dropped) / (kept + len(table.dropped)))
+    verdict = judge(list(rows.values()), gather(data, table, list(good), settings.sigma))
     write_text(
         out / DROPPED_FILE, rows_csv(["file", "line", "image", "reason"], [dataclasses.astuple(row) for row in table.dropped])
     )
     write_text(out / QUALITY_FILE, quality_csv(names, rows, skipped, table, data.negatives))
     write_text(out / REPORT_FILE, report(data, out, settings, table, rows, skipped, verdict))
-    fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, good], sort_keys=True).encode())
+    made = {stem: {key: value for key, value in record.items() if key != "image_sha256"} for stem, record in good.items()}
+    fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, made], sort_keys=True).encode())
     write_json(
         out / MASKS_FILE,
         {

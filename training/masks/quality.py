@@ -9,7 +9,7 @@ from gazeseg_serve.metrics import class_dice, dice
 
 from ..gaze.fixations import ScanPath
 
-MEASURES = 1  # counted up when `measure` changes, so that finished images are measured again
+MEASURES = 2  # counted up when `measure` changes, so that finished images are measured again
 _ENTROPY_SIDE = 64
 
 
@@ -24,13 +24,17 @@ def measure(
 
     fixations, gaze_seconds; dispersion: root mean square distance of the fixations from their centroid, weighted by
     duration, and step: mean distance between one fixation and the next, both in image sides; wander: step over
-    dispersion (independent random points: 1.25; a reader: 0.8); entropy of the heatmap (0 a point, 1 flat); coverage:
-    share of the image where it is >= 0.5; area_level_i: share of the image; nesting: pixels in every level over
+    dispersion (independent random points: 1.25; a reader: 0.8); duration: of a fixation, median, ms; longest: the longest
+    one's share of all; left, right, top, bottom: least and greatest x and y; entropy of the heatmap (0 a point, 1 flat);
+    coverage: share of the image where it is >= 0.5; area_level_i: share of the image; nesting: pixels in every level over
     pixels in any; crf_agreement: Dice of heatmap and refined map, both >= 0.5. With truth: inside (share of fixations
     on the foreground), dice_heatmap, dice_refined (both >= 0.5) and dice_level_i, means over the classes.
     """
     classes = len(heat)
     row = {"fixations": float(len(scan)), "gaze_seconds": scan.gaze_ms / 1000, **_spread(scan)}
+    row |= {"duration": float(np.median(scan.duration)), "longest": float(scan.duration.max() / scan.duration.sum())}
+    row |= {"left": float(scan.x.min()), "right": float(scan.x.max())}
+    row |= {"top": float(scan.y.min()), "bottom": float(scan.y.max())}
     row["entropy"] = float(np.mean([entropy(one) for one in heat if one.any()]))
     row["coverage"] = float((heat.max(axis=0) >= 0.5).mean())
     for i, labels in enumerate(levels, start=1):

@@ -112,7 +112,7 @@ def _banner(verdict: Verdict) -> str:
     sentence = {GOOD: "This gaze is good to train on.", BAD: "Do not train on this gaze."}.get(
         verdict.word, "Look before you train."
     )
-    notes = "".join(f"<li>{html.escape(text)}</li>" for text in (*verdict.reasons, *verdict.advice))
+    notes = "".join(f"<li>{html.escape(text)}</li>" for text in (*verdict.reasons, *verdict.advice, verdict.unchecked) if text)
     return (
         f'<div style="background:{colour};color:#fff;padding:1rem 1.4rem;border-radius:8px">'
         f'<strong style="font-size:1.7rem">{sentence}</strong><ul style="margin:.4rem 0 0">{notes}</ul></div>'

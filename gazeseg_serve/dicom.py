@@ -207,7 +207,8 @@ def decode_dicom(data: bytes, limits: Limits, dtype: str = "uint8") -> np.ndarra
         raise UnsupportedImage(
             f"the DICOM file holds {frame_count(dataset)} frames; ask for dicom-seg, or send one frame a file"
         )
-    return next(decode_frames(dataset, dtype))
+    (frame,) = decode_frames(dataset, dtype)  # to the end: it may hold more than its header says
+    return frame
 
 
 def decode_frames(dataset: Dataset, dtype: str = "uint8") -> Iterator[np.ndarray]:

@@ -90,9 +90,11 @@ def _jpeg(data: bytes) -> Codestream:
 
 
 def _transformed(jfif: bool, adobe: int | None, names: bytes) -> bool | None:
-    """Whether the three components of a lossy JPEG are YCbCr: what libjpeg goes by, but None where that would guess."""
+    """Whether the three components of a lossy JPEG are YCbCr: what libjpeg goes by, but None where that would guess, or where
+    the header contradicts itself.
+    """
     if jfif:
-        return True
+        return None if names in _RGB_NAMES else True
     if adobe is not None:
         return adobe != 0
     return False if names in _RGB_NAMES else None

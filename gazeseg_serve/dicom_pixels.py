@@ -32,7 +32,7 @@ _JPEG_SYNTAXES = {
     "1.2.840.10008.1.2.4.202": "JPEG 2000",
     "1.2.840.10008.1.2.4.203": "JPEG 2000",
 }
-_SOS, _EOI = b"\xff\xda", b"\xff\xd9"
+_SOS, _EOI, _JPEG_START, _J2K_START = b"\xff\xda", b"\xff\xd9", b"\xff\xd8\xff", b"\xff\x4f\xff\x51"
 _RLE = "1.2.840.10008.1.2.5"
 _NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
 
@@ -88,7 +88,9 @@ def _encapsulated(dataset: Dataset, layout: Layout) -> Iterator[bytes]:
     data, offsets = dataset.PixelData, None
     if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
         offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
-    starts = sum(part[:3] == b"\xff\xd8\xff" or part[:4] == b"\xff\x4f\xff\x51" for part in generate_fragments(data))
+    parts = [part[:4] for part in generate_fragments(data)][1:]  # without the offset table
+    # Fragments that begin a frame; of RLE each does (PS3.5, A.4.2).
+    starts = sum(layout.syntax == _RLE or part[:3] == _JPEG_START or part == _J2K_START for part in parts)
     count = 0
     for frame in generate_frames(data, number_of_frames=layout.frames, extended_offsets=offsets):
         count += 1

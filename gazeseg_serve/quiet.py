@@ -7,6 +7,7 @@ import re
 import warnings
 
 _PACKAGES = ("PIL", "pydicom", "highdicom")
+_SILENT = logging.CRITICAL + 1
 _FILTER = ("ignore", None, Warning, re.compile(rf"({'|'.join(_PACKAGES)})(\.|$)"), 0)
 
 
@@ -17,4 +18,6 @@ def quiet_readers() -> None:
     if warnings.filters[:1] != [_FILTER]:
         warnings.filterwarnings("ignore", module=_FILTER[3].pattern)
     for package in _PACKAGES:
-        logging.getLogger(package).setLevel(logging.CRITICAL + 1)
+        logger = logging.getLogger(package)
+        if logger.level != _SILENT:  # setting it goes over every logger of the process
+            logger.setLevel(_SILENT)

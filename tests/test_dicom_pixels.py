@@ -13,6 +13,7 @@ from dicom_kinds import image_file
 from gazeseg_serve.dicom import decode_frames, layout_of, read_dataset
 from gazeseg_serve.dicom_pixels import stored_frames
 from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, MissingExtraError, UnsupportedImage
+from gazeseg_serve.imaging import decode_image
 from gazeseg_serve.pixels import DEFAULT_LIMITS, Limits
 
 pytest.importorskip("pydicom")
@@ -309,9 +310,37 @@ def test_the_number_of_frames_is_what_the_header_says(syntax: str) -> None:
         stored(image_file(pixels, syntax=syntax, encode=encode, NumberOfFrames=2))
     with pytest.raises(MalformedImage):
         stored(image_file(pixels, syntax=syntax, encode=encode, NumberOfFrames=4))
-    if syntax != kinds.RLE:  # RLE has no mark that a second frame begins
+    one = image_file(pixels, syntax=syntax, encode=encode, NumberOfFrames=1)
+    for read in (stored, decode_image):
         with pytest.raises(UnsupportedImage, match=r"1 frames.*more"):
-            stored(image_file(pixels, syntax=syntax, encode=encode, NumberOfFrames=1))
+            read(one)
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_a_frame_may_come_in_several_fragments(table: bool) -> None:
+    from pydicom.encaps import encapsulate
+
+    pixels = frames(2, 8, False, 1)
+    parts = [codecs.jpegls_encode(frame) for frame in pixels]
+    data = encapsulate(parts, fragments_per_frame=3, has_bot=table)
+    found, _ = stored(image_file(pixels, syntax=kinds.JPEG_LS, encode=codecs.jpegls_encode, PixelData=data))
+    np.testing.assert_array_equal(found, pixels)
+
+
+def test_an_extended_offset_table_is_used() -> None:
+    from pydicom.encaps import encapsulate_extended
+
+    pixels = frames(3, 8, False, 1)
+    data, offsets, lengths = encapsulate_extended([codecs.jpegls_encode(frame) for frame in pixels])
+    file = image_file(
+        pixels,
+        syntax=kinds.JPEG_LS,
+        encode=codecs.jpegls_encode,
+        PixelData=data,
+        ExtendedOffsetTable=offsets,
+        ExtendedOffsetTableLengths=lengths,
+    )
+    np.testing.assert_array_equal(stored(file)[0], pixels)
 
 
 def test_rle_makes_no_more_than_the_header_says() -> None:

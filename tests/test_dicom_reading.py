@@ -134,6 +134,7 @@ def test_nothing_that_was_read_is_logged_warned_of_or_quoted(kind: str, caplog: 
     for logger in ("pydicom", "highdicom"):  # as an application may have set it up
         logging.getLogger(logger).setLevel(logging.DEBUG)
     caplog.set_level(logging.DEBUG)
+    caplog.clear()  # of what making the file said
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
-import tempfile
 import zipfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+import zlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ from .answering import Reply
 from .problems import Problem
 
 _CHUNK = 256 * 1024
-_IN_MEMORY = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,36 @@ async def zipped(items: AsyncIterator[Item], entries: Mapping[str, str], about: 
     what `about` says of all.
     """
     index = []
-    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
-        window = _Window(file)
-        packed = zipfile.ZipFile(window, "w", zipfile.ZIP_STORED)  # type: ignore[call-overload]
-        async for item in items:
-            entry = None
-            if item.reply is not None:
-                entry = entries[item.name]
-                with packed.open(zipfile.ZipInfo(entry), "w", force_zip64=False) as place:
-                    async for chunk in content(item.reply):
-                        await run_in_threadpool(place.write, chunk)
-                for chunk in window.take():
-                    yield chunk
-            index.append({"name": item.name, "file": entry, "error": _error(item.problem)})
-        packed.writestr("index.json", json.dumps({**about, "images": index}, indent=2))
-        packed.close()
-        for chunk in window.take():
-            yield chunk
+    sent = _Sent()
+    packed = zipfile.ZipFile(sent, "w", zipfile.ZIP_STORED)  # type: ignore[call-overload]
+    async for item in items:
+        if item.reply is not None:
+            entry = zipfile.ZipInfo(entries[item.name])
+            entry.header_offset, entry.external_attr = sent.tell(), 0o644 << 16
+            entry.file_size = entry.compress_size = item.reply.size
+            entry.CRC = await run_in_threadpool(_checksum, item.reply)
+            # Size and sum stand before the content, which programs need that read an archive as it comes.
+            yield sent.past(entry.FileHeader(zip64=False))
+            async for chunk in content(item.reply):
+                yield sent.past(chunk)
+            packed.filelist.append(entry)
+            packed.start_dir = sent.tell()
+        file = None if item.reply is None else entries[item.name]
+        index.append({"name": item.name, "file": file, "error": _error(item.problem)})
+    packed.writestr("index.json", json.dumps({**about, "images": index}, indent=2))
+    packed.close()
+    yield sent.take()
+
+
+def _checksum(reply: Reply) -> int:
+    """CRC-32 of the content; its file is read once for it, and left at its beginning."""
+    if reply.file is None:
+        return zlib.crc32(reply.content)
+    found = 0
+    while chunk := reply.file.read(_CHUNK):
+        found = zlib.crc32(chunk, found)
+    reply.file.seek(0)
+    return found
 
 
 async def content(reply: Reply) -> AsyncIterator[bytes]:
@@ -75,35 +88,32 @@ async def content(reply: Reply) -> AsyncIterator[bytes]:
             yield chunk
 
 
-class _Window:
-    """What a ZipFile writes, from the last `take` on: it may go back to the head of its entry, and no further.
-
-    So the entries have their sizes in their heads, which programs need that read an archive as it comes.
+class _Sent:
+    """What a ZipFile takes for its file, and knows to be as long as all that has been sent: it holds what it writes itself
+    (the index and the directory, at the end), and lets the rest go `past`.
     """
 
-    def __init__(self, file: Any) -> None:
-        self._file, self._start = file, 0
+    def __init__(self) -> None:
+        self._start, self._end = 0, io.BytesIO()
+
+    def past(self, data: bytes) -> bytes:
+        self._start += len(data)
+        return data
 
     def write(self, data: bytes) -> int:
-        return int(self._file.write(data))
+        return self._end.write(data)
 
     def tell(self) -> int:
-        return self._start + int(self._file.tell())
+        return self._start + self._end.tell()
 
     def seek(self, place: int) -> None:
-        self._file.seek(place - self._start)
+        self._end.seek(place - self._start)
 
     def flush(self) -> None:
-        self._file.flush()
+        pass
 
-    def take(self) -> Iterator[bytes]:
-        end = self._file.tell()
-        self._file.seek(0)
-        while chunk := self._file.read(_CHUNK):
-            yield chunk
-        self._start += end
-        self._file.seek(0)
-        self._file.truncate()
+    def take(self) -> bytes:
+        return self._end.getvalue()
 
 
 def _error(problem: Problem | None) -> dict[str, Any] | None:

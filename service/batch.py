@@ -108,7 +108,7 @@ async def _batch(
     except BaseException:
         await form.close()
         raise
-    items = _segment_all(runtime, host, form, files, options)
+    items = _segment_all(runtime, host, files, options)
     headers = {"X-Model-Id": artifact.id}
     if options.output == "json":
         return StreamingResponse(json_lines(items), media_type="application/jsonl", headers=headers)
@@ -140,7 +140,7 @@ def _files(form: FormData) -> list[tuple[str, UploadFile]]:
 
 
 async def _segment_all(
-    runtime: Runtime, host: ModelHost, form: FormData, files: list[tuple[str, UploadFile]], options: OutputOptions
+    runtime: Runtime, host: ModelHost, files: list[tuple[str, UploadFile]], options: OutputOptions
 ) -> AsyncIterator[Item]:
     """Every image, a few at a time, so that one batch does not fill the engine's queue for everyone else."""
     seconds = runtime.settings.batch_seconds
@@ -162,4 +162,5 @@ async def _segment_all(
             async for item in items:
                 yield item
     finally:
-        await form.close()
+        for _, file in files:
+            file.file.close()  # not by the form, which would wait for a thread: this may be the end of a cancelled request

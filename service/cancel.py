@@ -63,11 +63,11 @@ async def in_order(works: Sequence[Coroutine[Any, Any, T]], at_once: int) -> Asy
             yield await begun[0]
             begun.popleft()
     finally:
-        for task in begun:
-            task.cancel()
-        await asyncio.gather(*begun, return_exceptions=True)
         for work in waiting:
             work.close()  # one that was never begun would complain of it
+        for task in begun:
+            task.cancel()
+        await asyncio.gather(*begun, return_exceptions=True)  # comes last: it may be cancelled itself
 
 
 async def _until_gone(request: Request) -> None:

@@ -144,7 +144,7 @@ def encode_series(
     labels = np.empty((len(masks), *size), np.uint8)
     for place, mask in enumerate(masks):
         labels[place] = np.frombuffer(zlib.decompress(mask), np.uint8).reshape(size)
-    return make(headers, labels, artifact, dicom_result.OutputOptions(options.threshold, forced, presence=options.presence))
+    return make(headers, labels, artifact, dicom_result.ResultOptions(options.threshold, forced, presence=options.presence))
 
 
 def _header(data: bytes) -> Dataset:

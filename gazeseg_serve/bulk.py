@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .clinical import check_file
 from .contract import Artifact
 from .errors import ConfigError, DatasetError, ImageError, MalformedImage, MissingExtraError, UnsupportedImage
 from .files import sha256, write_bytes
@@ -36,6 +37,15 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """How masks are made. threshold, presence: None is the artifact's own; force: images that it is not for, too."""
+
+    threshold: float | None = None
+    presence: float | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is to be done, known before any of it is: the mask's file for each image."""
 
@@ -50,6 +60,7 @@ def predict_files(
     threshold: float | None = None,
     device: str = "auto",
     presence: float | None = None,
+    force: bool = False,
 ) -> Summary:
     """Write a mask, `<stem>.png` in the image's own size, for every image among `inputs` (files, folders, `-`).
 
@@ -57,13 +68,15 @@ def predict_files(
     rest go on. Raises DatasetError before anything is written where an input is missing or no image, or where a mask would
     take the place of a file that is an input, or that `predict` did not write. presence: the threshold under which an image
     is taken to show nothing; None takes the artifact's, 0 switches it off; ConfigError for one that it cannot hold.
+    force: DICOM that contradicts the artifact's intended use is segmented, too, instead of listed.
     """
     plan = make_plan(inputs, out)
     predictor = Predictor.open(artifact, device)
     check_presence(None if predictor.artifact is None else predictor.artifact.presence, presence)
+    wish = Wish(threshold, presence, force)
     for image, mask in track(plan.masks.items(), "segmenting", len(plan.masks)):
         try:
-            segment_file(predictor, image, mask, threshold, presence)
+            segment_file(predictor, image, mask, wish)
         except (ImageError, MissingExtraError) as error:
             plan.summary.failures[printable(image)] = printable(str(error))
         else:
@@ -91,15 +104,13 @@ def make_plan(inputs: Sequence[Path], out: Path) -> Plan:
     return plan
 
 
-def segment_file(
-    predictor: Predictor, image: Path, mask: Path, threshold: float | None = None, presence: float | None = None
-) -> None:
+def segment_file(predictor: Predictor, image: Path, mask: Path, wish: Wish = Wish()) -> None:
     """Write the mask of one image file. Raises ImageError or MissingExtraError for an image that cannot be read, OSError for
     a mask that cannot be written."""
     if predictor.artifact is None:
         raise ConfigError("a mask file names the artifact that made it; open the predictor from an artifact folder")
     data, spec = _read(image), predictor.spec
-    stamp = _stamp(predictor.artifact, data, threshold, presence)
+    stamp = _stamp(predictor.artifact, data, wish)
     try:
         image_pixels = decode_image(data, spec.channels, dtype=spec.dtype)
         labels = predictor.predict(image_pixels, stamp.presence).mask(stamp.threshold)
@@ -109,19 +120,26 @@ def segment_file(
     write_bytes(mask, stamped(encode_mask(labels, len(spec.classes)), stamp))
 
 
-def is_done(artifact: Artifact, image: Path, mask: Path, threshold: float | None = None, presence: float | None = None) -> bool:
+def is_done(artifact: Artifact, image: Path, mask: Path, wish: Wish = Wish()) -> bool:
     """Whether `mask` is a file that `segment_file` wrote of this very image with this model and these thresholds."""
     stamp = read_stamp(mask)
     try:
-        return stamp is not None and stamp == _stamp(artifact, _read(image), threshold, presence)
-    except ImageError:
+        return stamp is not None and stamp == _stamp(artifact, _read(image), wish)
+    except (ImageError, MissingExtraError):
         return False
 
 
-def _stamp(artifact: Artifact, data: bytes, threshold: float | None, presence: float | None) -> Stamp:
-    own = 0.0 if artifact.presence is None else artifact.presence.threshold
-    cut = artifact.threshold if threshold is None else threshold
-    return Stamp(artifact.id, cut, sha256(data), own if presence is None else presence)
+def _stamp(artifact: Artifact, data: bytes, wish: Wish) -> Stamp:
+    """What the mask of an image file will say of itself. Raises OutsideIntendedUse for an image that the model is not for."""
+    forced = bool(check_file(artifact.intended_use, data, wish.force))
+    presence = 0.0 if artifact.presence is None else artifact.presence.threshold
+    return Stamp(
+        artifact.id,
+        artifact.threshold if wish.threshold is None else wish.threshold,
+        sha256(data),
+        presence if wish.presence is None else wish.presence,
+        forced,
+    )
 
 
 def _read(image: Path) -> bytes:

@@ -46,6 +46,31 @@ class Call(Generic[T]):
         return {"method": self.method, "url": self.path, "params": self.params, "content": self.content, "headers": headers}
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a call asks for besides its output; None is the model's own."""
+
+    threshold: float | None = None
+    disagreement: bool = False
+    presence: float | None = None
+    force: bool = False
+
+    def params(self, output: str) -> dict[str, str]:
+        """The query. Raises ConfigError for a threshold that is no probability."""
+        params = {"output": output}
+        for name, given in (("threshold", self.threshold), ("presence", self.presence)):
+            if given is None:
+                continue
+            try:
+                value = float(given)
+            except (TypeError, ValueError):
+                value = math.nan
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} {given!r}; give a probability, a number from 0 to 1")
+            params[name] = repr(value)
+        return params | {name: "true" for name in ("disagreement", "force") if getattr(self, name)}
+
+
 class Calls:
     """The calls of one service and model. model: a name from /v1/models, None for the default one."""
 
@@ -54,31 +79,25 @@ class Calls:
             raise ConfigError(f"model {model!r} is no name of a model; leave it out for the default one")
         self._prefix = "/v1" if model is None else f"/v1/models/{quote(model, safe='')}"
 
-    def segment(self, source: Source, threshold: float | None, presence: float | None) -> Call[Mask]:
-        return self._one(source, answers.as_mask, "png", threshold, presence)
+    def segment(self, source: Source, wish: Wish) -> Call[Mask]:
+        return self._one(source, answers.as_mask, "png", wish)
 
-    def describe(
-        self, source: Source, threshold: float | None, disagreement: bool, presence: float | None
-    ) -> Call[dict[str, Any]]:
-        return self._one(source, answers.as_object, "json", threshold, presence, disagreement)
+    def describe(self, source: Source, wish: Wish) -> Call[dict[str, Any]]:
+        return self._one(source, answers.as_object, "json", wish)
 
-    def arrays(
-        self, source: Source, threshold: float | None, disagreement: bool, presence: float | None
-    ) -> Call[dict[str, np.ndarray]]:
-        return self._one(source, answers.as_arrays, "npz", threshold, presence, disagreement)
+    def arrays(self, source: Source, wish: Wish) -> Call[dict[str, np.ndarray]]:
+        return self._one(source, answers.as_arrays, "npz", wish)
 
-    def overlay(self, source: Source, threshold: float | None, disagreement: bool, presence: float | None) -> Call[np.ndarray]:
-        return self._one(source, answers.as_picture, "overlay", threshold, presence, disagreement)
+    def overlay(self, source: Source, wish: Wish) -> Call[np.ndarray]:
+        return self._one(source, answers.as_picture, "overlay", wish)
 
-    def dicom_seg(self, sources: Source | Sequence[Source], threshold: float | None, presence: float | None) -> Call[bytes]:
+    def dicom(self, sources: Source | Sequence[Source], output: str, wish: Wish) -> Call[bytes]:
         if isinstance(sources, list | tuple):
-            return self._many(sources, answers.as_dicom, "dicom-seg", threshold, presence)
-        return self._one(cast(Source, sources), answers.as_dicom, "dicom-seg", threshold, presence)
+            return self._many(sources, answers.as_dicom, output, wish)
+        return self._one(cast(Source, sources), answers.as_dicom, output, wish)
 
-    def batch(
-        self, sources: Sequence[Source], threshold: float | None, presence: float | None
-    ) -> Call[list[Mask | ServiceError]]:
-        return self._many(sources, lambda response: answers.as_masks(response, len(sources)), "png", threshold, presence)
+    def batch(self, sources: Sequence[Source], wish: Wish) -> Call[list[Mask | ServiceError]]:
+        return self._many(sources, lambda response: answers.as_masks(response, len(sources)), "png", wish)
 
     def model(self) -> Call[dict[str, Any]]:
         return Call("GET", "/v1/model" if self._prefix == "/v1" else self._prefix, answers.as_object)
@@ -86,46 +105,14 @@ class Calls:
     def models(self) -> Call[list[str]]:
         return Call("GET", "/v1/models", answers.as_names)
 
-    def _one(
-        self,
-        source: Source,
-        read: Callable[[httpx.Response], T],
-        output: str,
-        threshold: float | None,
-        presence: float | None,
-        disagreement: bool = False,
-    ) -> Call[T]:
-        return Call(
-            "POST", f"{self._prefix}/segment", read, _params(output, threshold, presence, disagreement), as_file(source)
-        )
+    def _one(self, source: Source, read: Callable[[httpx.Response], T], output: str, wish: Wish) -> Call[T]:
+        return Call("POST", f"{self._prefix}/segment", read, wish.params(output), as_file(source))
 
-    def _many(
-        self,
-        sources: Sequence[Source],
-        read: Callable[[httpx.Response], T],
-        output: str,
-        threshold: float | None,
-        presence: float | None,
-    ) -> Call[T]:
+    def _many(self, sources: Sequence[Source], read: Callable[[httpx.Response], T], output: str, wish: Wish) -> Call[T]:
         files = tuple(as_file(source) for source in sources)
         if not files:
             raise ImageError("no image to send; give at least one")
-        return Call("POST", f"{self._prefix}/segment/batch", read, _params(output, threshold, presence), files=files)
-
-
-def _params(output: str, threshold: float | None, presence: float | None, disagreement: bool = False) -> dict[str, str]:
-    params = {"output": output} | ({"disagreement": "true"} if disagreement else {})
-    for name, given in (("threshold", threshold), ("presence", presence)):
-        if given is None:
-            continue
-        try:
-            value = float(given)
-        except (TypeError, ValueError):
-            value = math.nan
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name} {given!r}; give a probability, a number from 0 to 1")
-        params[name] = repr(value)
-    return params
+        return Call("POST", f"{self._prefix}/segment/batch", read, wish.params(output), files=files)
 
 
 def as_file(source: Source) -> bytes:

@@ -106,7 +106,7 @@ def check_intended_use(use: IntendedUse | None, datasets: Sequence[Dataset], for
     if found and not force:
         raise OutsideIntendedUse(
             f"this model is for: {use.text}. The image is none of these: {'; '.join(found)}. "
-            "force=true segments it all the same, and the result says so"
+            "force (force=true, --force) segments it all the same, and the result says so"
         )
     return found
 

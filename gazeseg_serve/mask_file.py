@@ -18,12 +18,13 @@ _LONGEST = 1024  # bytes of a stamp that are read
 @dataclass(frozen=True)
 class Stamp:
     """What made a mask. model: the artifact's id; image: the sha256 of the image file; presence: the threshold under which
-    nothing is marked, 0 for none."""
+    nothing is marked, 0 for none; forced: the image is of a kind that the model is not for."""
 
     model: str
     threshold: float
     image: str
     presence: float = 0.0
+    forced: bool = False
     schema: str = SCHEMA
 
 

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gazeseg_serve.bulk import is_done, predict_files, segment_file
+from gazeseg_serve.bulk import Wish, is_done, predict_files, segment_file
+from gazeseg_serve.clinical import IntendedUse
 from gazeseg_serve.errors import DatasetError
 from gazeseg_serve.files import sha256, write_bytes
 from gazeseg_serve.image_inputs import collect, image_kind
@@ -259,6 +260,23 @@ def test_standard_input_is_an_image_with_a_limit(artifact: Path, tmp_path: Path)
     assert b"skipped -: the image has" in done.stderr
 
 
+def test_dicom_that_the_model_is_not_for_is_listed_and_can_be_forced(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    made = write_artifact(tmp_path / "artifact")
+    dataclasses.replace(made, intended_use=IntendedUse("colour images of a bowel", ("ES",))).save(tmp_path / "artifact")
+    (tmp_path / "slice.dcm").write_bytes(dicom_file(1, np.full((20, 30), 900, np.uint16)))
+    refused = cli("predict", tmp_path / "artifact", tmp_path / "slice.dcm", "--out", tmp_path / "out")
+    assert refused.returncode == 1
+    assert b"this model is for: colour images of a bowel" in refused.stderr
+    assert b"--force" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    forced = cli("predict", tmp_path / "artifact", tmp_path / "slice.dcm", "--out", tmp_path / "out", "--force")
+    assert forced.returncode == 0, forced.stderr
+    stamp = read_stamp(tmp_path / "out" / "slice.png")
+    assert stamp is not None
+    assert stamp.forced
+
+
 def test_one_file_named_twice_is_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.png").write_bytes(image(40))
     monkeypatch.chdir(tmp_path)
@@ -283,8 +301,8 @@ def test_only_a_mask_of_this_image_model_and_threshold_is_done(artifact: Path, t
     assert not is_done(predictor.artifact, source, mask)
     segment_file(predictor, source, mask)
     assert is_done(predictor.artifact, source, mask)
-    assert is_done(predictor.artifact, source, mask, 0.5)
-    assert not is_done(predictor.artifact, source, mask, 0.25)
+    assert is_done(predictor.artifact, source, mask, Wish(0.5))
+    assert not is_done(predictor.artifact, source, mask, Wish(0.25))
     assert not is_done(other, source, mask)
     assert not is_done(predictor.artifact, tmp_path / "gone.png", mask)
     source.write_bytes(image(41))

@@ -95,6 +95,7 @@ def test_overlay_seg_and_batch_come_as_values(service: Running, folder: Path) ->
         assert (overlay != PIXELS).any()
         assert pydicom.dcmread(io.BytesIO(client.dicom_seg(slices[0]))).Modality == "SEG"
         assert pydicom.dcmread(io.BytesIO(client.dicom_seg(slices))).NumberOfFrames == 2
+        assert pydicom.dcmread(io.BytesIO(client.dicom_sr(slices, force=True))).Modality == "SR"
         first, bad, last = client.batch([PIXELS, b"junk", PIXELS[:10]], threshold=0.4)
         assert client.models() == ["default", "zones"]
     expected = Predictor.open(folder, "cpu").predict(PIXELS).mask(0.4)

@@ -19,7 +19,7 @@ from misbehaving import good, misbehaving
 from PIL import Image
 from serving import PIXELS, encoded
 
-from gazeseg_serve import client as client_module
+from gazeseg_serve import client_base
 from gazeseg_serve.client import AsyncClient, Client, ServiceError, Source
 from gazeseg_serve.client_calls import as_file
 from gazeseg_serve.errors import ConfigError, ImageError
@@ -144,7 +144,7 @@ def test_busy_answers_and_lost_connections_are_tried_again(pauses: list[float]) 
     assert len(seen) == 4
     assert len({request.content for request in seen}) == 1, "the retries sent the same image"
     assert pauses[0] >= 2
-    assert all(0 < pause <= client_module._LONGEST_PAUSE for pause in pauses)
+    assert all(0 < pause <= client_base._LONGEST_PAUSE for pause in pauses)
 
 
 def test_it_gives_up_after_its_retries(pauses: list[float]) -> None:
@@ -216,7 +216,7 @@ def test_what_may_pass_is_tried_again(passing: Any, pauses: list[float]) -> None
     assert 0 < pauses[0] < 1
 
 
-@pytest.mark.parametrize("call", ["describe", "arrays", "overlay", "dicom_seg", "batch", "model", "models"])
+@pytest.mark.parametrize("call", ["describe", "arrays", "overlay", "dicom_seg", "dicom_sr", "batch", "model", "models"])
 @pytest.mark.parametrize(
     "body", [b"<html>", b"", b"[]", b'{"models": 1}', b"PK\x05\x06" + bytes(18), encoded()[:60], b"[" * 99999]
 )

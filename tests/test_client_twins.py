@@ -54,6 +54,15 @@ def spoken(request: httpx.Request) -> list[bytes]:
     ]
 
 
+def test_every_wish_of_a_call_is_sent() -> None:
+    transport, seen = misbehaving([answer_to("describe")])
+    with Client("http://test", transport=transport) as client:
+        client.describe(PIXELS, 0.25, True, presence=0.5, force=True)
+    assert dict(seen[0].url.params) == {
+        "output": "json", "threshold": "0.25", "disagreement": "true", "presence": "0.5", "force": "true"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", sorted(methods(Client).keys() - {"close"}))
 @pytest.mark.parametrize("outcomes", ["answers", "tries again", "gives up", "refuses"])
 def test_both_clients_ask_and_answer_the_same(

@@ -71,6 +71,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt or openvino.")] = "auto",
     engine: Annotated[str, typer.Option(help="local; or ray: over a Ray cluster, going on where it stopped.")] = "local",
     actors: Annotated[int | None, typer.Option(help="ray: engines at once; default: one a CPU of the cluster.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Segment DICOM that the artifact is not for, too.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Segment images: masks in their own geometry.
@@ -89,9 +90,9 @@ def predict(
         require("ray.data", "ray")
         from ..bulk_ray import predict_on_ray
 
-        summary = predict_on_ray(artifact, images, out, threshold, device, actors, presence)
+        summary = predict_on_ray(artifact, images, out, threshold, device, actors, presence, force)
     elif engine == "local":
-        summary = predict_files(artifact, images, out, threshold, device, presence)
+        summary = predict_files(artifact, images, out, threshold, device, presence, force)
     else:
         raise typer.BadParameter(f"unknown engine {engine!r}; known: local, ray")
     for path, reason in [*summary.failures.items(), *summary.skipped.items()]:

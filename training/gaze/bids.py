@@ -134,11 +134,9 @@ def _screen(presentation: dict[str, Any]) -> Screen:
         return [float(v) for v in value] if good else []  # type: ignore[union-attr]
 
     size, pixels, distance = pair("ScreenSize"), pair("ScreenResolution"), presentation.get("ScreenDistance")
-    return Screen(
-        *([round(v) for v in pixels] or [None, None]),
-        *([100 * v for v in size] or [None, None]),
-        100 * float(distance) if isinstance(distance, int | float) else None,
-    )
+    width, height = (round(pixels[0]), round(pixels[1])) if pixels else (None, None)
+    across, down = (100 * size[0], 100 * size[1]) if size else (None, None)
+    return Screen(width, height, across, down, 100 * float(distance) if isinstance(distance, int | float) else None)
 
 
 def _with_images(table: Table, events: Path, said: dict[str, Any], time: str | None, unit: str) -> tuple[Table, str | None]:

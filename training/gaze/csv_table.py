@@ -190,10 +190,10 @@ def _rows(lines: Sequence[str], first: int, names: Sequence[str], delimiter: str
                 cells = plain
             else:
                 cells, place = _joined(lines, place, names, delimiter) or (cells, place)
-        if not any(cell.strip() for cell in cells):
+        if not any(map(str.strip, cells)):
             continue
         if _fits(cells, names):
-            yield number_of_line, [cell.strip() for cell in _fitted(cells, names)]
+            yield number_of_line, list(map(str.strip, _fitted(cells, names)))
         elif not line.startswith(_COMMENTS):
             yield number_of_line, None
 

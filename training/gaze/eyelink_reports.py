@@ -7,6 +7,7 @@ A sample report: TIMESTAMP, LEFT_GAZE_X ... RIGHT_GAZE_Y, LEFT_IN_BLINK, RIGHT_I
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 from gazeseg_serve.errors import DatasetError
@@ -29,18 +30,18 @@ def recognise(table: Table) -> Layout | None:
     """The layout of a Data Viewer report in pixels, or None. Raises DatasetError for its reports that hold no gaze."""
     head = Header(table.names)
     session, trial = head.first("RECORDING_SESSION_LABEL"), head.first("TRIAL_INDEX")
-    common = {"image": head.first(IMAGE), "label": head.first(CLASS), "reader": session, "trial": trial}
+    common = Columns(image=head.first(IMAGE), label=head.first(CLASS), reader=session, trial=trial)
     if head.has(X, Y, DURATION):
         if not _pixels(table, head.first(X) or X, head.first(Y) or Y):
             return None
-        columns = Columns(
+        columns = dataclasses.replace(
+            common,
             time=head.first(START),
             x=(head.first(X) or X,),
             y=(head.first(Y) or Y,),
             duration=head.first(DURATION),
             index=head.first(INDEX),
             eye=head.first("EYE_REPORTED", "EYE_USED", "EYE"),
-            **common,
         )
         how = f"its columns {X}, {Y} in pixels"
         return Layout("EyeLink Data Viewer, fixation report", how, table, columns, Units("ms", "ms", "pixels", "top left"))
@@ -48,9 +49,8 @@ def recognise(table: Table) -> Layout | None:
     eyes = eyes if eyes[0] else head.pairs(("AVERAGE_GAZE_X", "AVERAGE_GAZE_Y"))
     if eyes[0] and "TIMESTAMP" in head:
         blinks = tuple(name for name in (head.first("LEFT_IN_BLINK"), head.first("RIGHT_IN_BLINK")) if name)
-        columns = Columns(
-            time=head.first("TIMESTAMP"), x=eyes[0], y=eyes[1], validity=blinks if len(blinks) == len(eyes[0]) else (), **common
-        )
+        validity = blinks if len(blinks) == len(eyes[0]) else ()
+        columns = dataclasses.replace(common, time=head.first("TIMESTAMP"), x=eyes[0], y=eyes[1], validity=validity)
         units = Units("ms", position="pixels", origin="top left", valid=("0", ".", "") if columns.validity else None)
         return Layout("EyeLink Data Viewer, sample report", f"its columns TIMESTAMP, {eyes[0][0]}", table, columns, units)
     for name, report in _OTHER.items():

@@ -51,7 +51,7 @@ class Header:
     """The header of a table, to look for a format's columns in."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._own = {}
+        self._own: dict[str, str] = {}
         for name in names:
             self._own.setdefault(fold(name), name)
 

@@ -6,8 +6,11 @@ Read by pyxdf, which also puts the streams on one clock.
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,10 @@ _NAMES = ("time", "left_x", "left_y", "right_x", "right_y", "image")
 def read(path: Path, images: ImageNames) -> Layout:
     """The layout of an .xdf. Raises DatasetError where it is damaged or has no gaze stream, MissingExtraError without pyxdf."""
     pyxdf = require("pyxdf", "gaze")
+    told: list[str] = []
     try:
-        streams, _ = pyxdf.load_xdf(str(path))
+        with _logged(told):
+            streams, _ = pyxdf.load_xdf(str(path))
     except (
         OSError,
         ValueError,
@@ -61,7 +66,8 @@ def read(path: Path, images: ImageNames) -> Layout:
     x, y = (("left_x", "right_x"), ("left_y", "right_y")) if both else (("left_x",), ("left_y",))
     if not both and 3 in channels:
         x, y = ("right_x",), ("right_y",)
-    notes = (f"{path.name}: of {len(gaze)} gaze streams the first, {_info(stream, 'name')}, is read",) if len(gaze) > 1 else ()
+    notes: tuple[str, ...] = (f"{path.name}: pyxdf found damage ({told[0]}); what it could read is used",) if told else ()
+    notes += (f"{path.name}: of {len(gaze)} gaze streams the first, {_info(stream, 'name')}, is read",) if len(gaze) > 1 else ()
     return Layout(
         "LSL .xdf",
         f"its stream {_info(stream, 'name')}",
@@ -71,6 +77,25 @@ def read(path: Path, images: ImageNames) -> Layout:
         notes=notes,
         made=True,
     )
+
+
+@contextmanager
+def _logged(told: list[str]) -> Iterator[None]:
+    """What pyxdf logs of damage, which it reads over, goes into `told` and not to the terminal."""
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    logger, handler = logging.getLogger("pyxdf"), Collect(logging.ERROR)
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def _info(stream: dict[str, Any], name: str) -> str:

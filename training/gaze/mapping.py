@@ -155,7 +155,7 @@ class Area:
     height: float
 
     def __post_init__(self) -> None:
-        if not (all(map(math.isfinite, dataclasses.astuple(self))) and self.width > 0 and self.height > 0):
+        if not (math.isfinite(self.left + self.top + self.width + self.height) and self.width > 0 and self.height > 0):
             raise ConfigError(f"the area's width and height must be above 0, they are {self.width} and {self.height}")
 
 

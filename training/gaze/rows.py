@@ -238,11 +238,10 @@ class _Rows:
                 return Area(*(number(cells[place]) for place in self.area))
             except ConfigError:
                 return None
-        if stem in self.areas or self.layout.area is not None:
-            return self.areas.get(stem, self.layout.area)
-        size = self.images.size(stem) or (1, 1)
-        screen = self.layout.screen
-        return fit(screen if screen.pixels else screen.monitor(), size)
+        if stem not in self.areas:
+            screen, size = self.layout.screen, self.images.size(stem) or (1, 1)
+            self.areas[stem] = self.layout.area or fit(screen if screen.pixels else screen.monitor(), size)
+        return self.areas[stem]
 
 
 def _differ(cells: set[str]) -> bool:

@@ -66,11 +66,9 @@ def _screen(comments: Sequence[str]) -> Screen:
         return [number(part) for part in match.groups() if part] if match else []
 
     area, size, distance = pair("Calibration Area"), pair("Stimulus Dimension"), pair("Head Distance")
-    return Screen(
-        *([round(v) for v in area] if len(area) == 2 else [None, None]),
-        *([v / 10 for v in size] if len(size) == 2 else [None, None]),
-        distance[0] / 10 if distance else None,
-    )
+    width, height = (round(area[0]), round(area[1])) if len(area) == 2 else (None, None)
+    across, down = (size[0] / 10, size[1] / 10) if len(size) == 2 else (None, None)
+    return Screen(width, height, across, down, distance[0] / 10 if distance else None)
 
 
 def _named_by_messages(table: Table, stimulus: str | None) -> Table:

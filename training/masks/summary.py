@@ -45,6 +45,9 @@ class MasksSummary:
         """The summary for people, one fact a line."""
         lines = [f"source: {note}" for note in self.notes]
         lines.append(f"{self.images} images in {self.out} ({self.made} made now, {self.reused} finished before)")
+        if "gaze_seconds" in self.means:
+            mean = self.means["gaze_seconds"]
+            lines.append(f"the reader's time: {self.images * mean / 60:.1f} minutes of gaze, {mean:.1f} s an image")
         if self.negatives:
             lines.append(f"{self.negatives} negatives, all background: training takes them in with data.negatives")
         lines += [f"dropped {count} row(s): {reason}" for reason, count in self.dropped.items()]

@@ -1,10 +1,12 @@
-"""Write the reference pages, docs/cli.md and docs/http-routes.md, from the program itself.
+"""Write the reference pages, docs/cli.md, docs/config.md and docs/http-routes.md, from the program itself.
 
 python docs/generate.py            write them; a test fails where they are stale
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,48 @@ def http_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"cli.md": cli_page, "http-routes.md": http_page}
+def config_page() -> str:
+    """Every key of a training's TOML file and of a student's, from the dataclasses that read them."""
+    from gazeseg_serve.training.learning.config import TrainConfig
+    from gazeseg_serve.training.learning.student import Student
+
+    parts = [
+        "# Configuration files",
+        "",
+        "Generated from the program by `python docs/generate.py`. A key that is left out has its default; an "
+        "unknown key or a value out of range is refused by name; `--set section.key=value` overrides one.",
+        "",
+        "## A training",
+        "",
+        "    gazeseg-serve train configs/kvasir_small.toml --data DATASET --masks MASKS --out RUN",
+        "",
+    ]
+    sections = dataclasses.fields(TrainConfig)
+    parts += _keys([field for field in sections if "explanation" in field.metadata])
+    for section in sections:
+        if "explanation" not in section.metadata:
+            kind = section.default_factory
+            parts += [f"### [{section.name}]", "", " ".join((kind.__doc__ or "").split()), "", *_keys(dataclasses.fields(kind))]
+    parts += [
+        "## A student",
+        "",
+        "    gazeseg-serve export RUN --strategy distill --student configs/student_small.toml --data DATASET --out ARTIFACT",
+        "",
+        *_keys(dataclasses.fields(Student)),
+    ]
+    return "\n".join(parts)
+
+
+def _keys(fields: Any) -> list[str]:
+    rows = [f"| `{field.name}` | `{_toml(field.default)}` | {field.metadata['explanation']} |" for field in fields]
+    return ["| key | default | |", "|---|---|---|", *rows, ""]
+
+
+def _toml(value: object) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+PAGES = {"cli.md": cli_page, "config.md": config_page, "http-routes.md": http_page}
 
 if __name__ == "__main__":
     from gazeseg_serve.files import write_text

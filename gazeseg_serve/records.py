@@ -12,6 +12,11 @@ from .errors import ContractError
 T = TypeVar("T")
 
 
+def key(default: Any, explanation: str) -> Any:
+    """A field of a dataclass of settings: its default, and what the manual says of it."""
+    return dataclasses.field(default=default, metadata={"explanation": explanation})
+
+
 def from_dict(cls: type[T], data: Any, where: str) -> T:
     """Make the dataclass `cls` of parsed JSON or TOML; ContractError names the field that is missing, unknown or wrong."""
     if not isinstance(data, dict):

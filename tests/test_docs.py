@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from gazeseg_serve.training.learning.config import TrainConfig
+from gazeseg_serve.training.learning.student import Student
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -43,3 +47,11 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     assert (tmp_path / "site" / "cli" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("settings", [TrainConfig, Student])
+def test_every_key_of_a_configuration_is_explained(settings: type) -> None:
+    for field in dataclasses.fields(settings):
+        nested = dataclasses.is_dataclass(field.default_factory) and field.default_factory is not dataclasses.MISSING
+        for leaf in dataclasses.fields(field.default_factory) if nested else (field,):  # type: ignore[arg-type]
+            assert leaf.metadata.get("explanation"), f"{settings.__name__}.{field.name}: {leaf.name}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gazeseg_serve.training.learning.config import TrainConfig, apply_override, parse_config
+from gazeseg_serve.toml_file import apply_override
+from gazeseg_serve.training.learning.config import TrainConfig, parse_config
 
 
 def tiny_config(*overrides: str) -> TrainConfig:

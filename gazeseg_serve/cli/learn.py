@@ -9,7 +9,10 @@ import typer
 
 from ..errors import ConfigError, require
 from ..progress import is_main_process
+from ..training.masks.settings import MaskSettings, Screen, parse_crf, parse_thresholds
 from .options import JsonFlag, app, finish
+
+MASKS = MaskSettings()
 
 
 @app.command()
@@ -129,8 +132,10 @@ def evaluate(
 def masks(
     dataset: Annotated[Path, typer.Argument(help="Dataset folder: images/, fixations.csv, optional masks/.")],
     out: Annotated[Path | None, typer.Option(help="Where the maps go; default: the dataset folder.")] = None,
-    sigma: Annotated[float, typer.Option(help="Width of a fixation, in pixels of a 768-pixel canvas.")] = 70.0,
-    thresholds: Annotated[str, typer.Option(help="One threshold a level, each in (0, 1).")] = "0.5,0.3",
+    sigma: Annotated[float, typer.Option(help="Width of a fixation, in pixels of a 768-pixel canvas.")] = MASKS.sigma,
+    thresholds: Annotated[str, typer.Option(help="One threshold a level, each in (0, 1).")] = ",".join(
+        map(str, MASKS.thresholds)
+    ),
     crf: Annotated[bool, typer.Option(help="Refine the heatmaps along the image's edges.")] = True,
     crf_set: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="sxy, srgb, compat or iterations.")] = None,
     sigma_degrees: Annotated[float | None, typer.Option(help="Width in degrees of visual angle; needs --screen.")] = None,
@@ -149,8 +154,7 @@ def masks(
     """
     require("scipy", "train")
     from ..training.masks.by_reader import make_masks_by_reader
-    from ..training.masks.make import MaskSettings, make_masks, parse_thresholds
-    from ..training.masks.settings import Screen, parse_crf
+    from ..training.masks.make import make_masks
 
     settings = MaskSettings(
         sigma=sigma,

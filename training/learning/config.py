@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 from gazeseg_serve.contract import InputSpec, from_dict
 from gazeseg_serve.errors import ConfigError, ContractError
+from gazeseg_serve.records import key
+from gazeseg_serve.toml_file import read_toml
 
 from ..networks.architecture import SIMILARITIES, Architecture
 
@@ -26,27 +27,32 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 @dataclass(frozen=True)
 class Data:
-    """size, channels, normalisation, classes: as InputSpec. maps: which of the `masks` command's maps are cut.
+    """What is learned from."""
 
-    supervision "gaze"; or from true masks, to compare: "full", "box", "point", "scribble"
-    (`training.learning.annotations`), where every level learns the same and `levels.thresholds` only counts them. With gaze
-    each level cuts the maps at its threshold.
-
-    sharpen     how much the averaged networks' logit counts beside the map's log odds in targets that are cut anew at
-                every step (`training.learning.sharpen`); 1/3 is what `relabel` takes between two trainings; wants
-                optimiser.average
-    negatives   the share of each batch that shows nothing and teaches background: images that negatives.txt lists and, with
-                gaze, crops that nobody looked at (`training.learning.negatives`). Below 1; 0 leaves them out
-    """
-
-    size: int = 224
-    channels: int = 3
-    normalisation: str = "imagenet"
-    classes: tuple[str, ...] = ("lesion",)
-    supervision: str = "gaze"
-    maps: str = "refined"
-    sharpen: float = 0.0
-    negatives: float = 0.0
+    size: int = key(
+        224, "side of the square that every image is stretched to, in pixels; a multiple of 16 times network.stride"
+    )
+    channels: int = key(3, "3 for colour, 1 for grey")
+    normalisation: str = key(
+        "imagenet", '"imagenet": mean and deviation of ImageNet, on 8 bit; "zscore": each image by its own, at its own depth'
+    )
+    classes: tuple[str, ...] = key(("lesion",), "names of the foreground classes, in label order")
+    supervision: str = key(
+        "gaze",
+        '"gaze"; or from true masks, to compare: "full", "box", "point", "scribble", where every level learns the '
+        "same and levels.thresholds only counts them",
+    )
+    maps: str = key("refined", 'which of the maps that `masks` wrote are cut: "refined" by the CRF, or "heatmaps"')
+    sharpen: float = key(
+        0.0,
+        "how much the averaged networks' logit counts beside the map's log odds in targets that are cut anew at every"
+        " step; 1/3 is what `relabel` takes between two trainings; 0 is off; wants optimiser.average",
+    )
+    negatives: float = key(
+        0.0,
+        "share of each batch that shows nothing and teaches background: images that negatives.txt lists and, with "
+        "gaze, crops that nobody looked at; below 1, 0 leaves them out",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.negatives < 1:
@@ -60,10 +66,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Levels:
-    """thresholds: one network each, in (0, 1). shared_start: all levels begin with the same weights, as released."""
+    """The peer networks."""
 
-    thresholds: tuple[float, ...] = (0.5, 0.3)
-    shared_start: bool = True
+    thresholds: tuple[float, ...] = key((0.5, 0.3), "where each level cuts the map, one network a threshold, in (0, 1)")
+    shared_start: bool = key(True, "whether all levels begin with the same weights, as released")
 
     def __post_init__(self) -> None:
         if not self.thresholds or not all(0 < t < 1 for t in self.thresholds):
@@ -72,27 +78,30 @@ class Levels:
 
 @dataclass(frozen=True)
 class Network:
-    """As `training.networks.unet.Architecture`."""
+    """One level; more of each key in `training.networks.architecture.Architecture`."""
 
-    width: int = 64
-    norm: str = "group"
-    stride: int = 1
-    encoder: str = "unet"
+    width: int = key(64, "channels of the first stage, a multiple of 4; 64 is the paper's network")
+    norm: str = key("group", '"group" (4 groups, as released), "batch" (folds into the convolutions at export) or "instance"')
+    stride: int = key(
+        1,
+        "blocks of stride x stride pixels become channels before the first convolution: 2 does a quarter of the work;"
+        " 1, 2 or 4",
+    )
+    encoder: str = key(
+        "unet", '"unet" begins from nothing; "efficientnet-lite0" is a pretrained encoder and wants norm "batch" and stride 2'
+    )
 
 
 @dataclass(frozen=True)
 class Loss:
-    """consistency "none", "pure" or "prop" (the method); weight is lambda; similarity, window and dilation are LPP's.
+    """Zhong et al., MICCAI 2024, equations 4 and 5, and a Dice loss (Milletari et al., 3DV 2016)."""
 
-    dice        weight of the soft Dice loss beside the cross-entropy (Milletari et al., 3DV 2016); not of the method
-    """
-
-    consistency: str = "prop"
-    weight: float = 3.0
-    similarity: str = "cosine"
-    window: int = 5
-    dilation: int = 2
-    dice: float = 0.0
+    consistency: str = key("prop", '"prop" (the method: propagated), "pure" (its ablation) or "none"')
+    weight: float = key(3.0, "lambda, the weight of the consistency")
+    similarity: str = key("cosine", '"cosine" (the paper) or "dot" (the release), of local pixel propagation')
+    window: int = key(5, "side of the window of local pixel propagation, in pixels; odd")
+    dilation: int = key(2, "step between the pixels of that window")
+    dice: float = key(0.0, "weight of the soft Dice loss beside the cross-entropy; not of the method, 0 is off")
 
     def __post_init__(self) -> None:
         _known("loss.consistency", self.consistency, CONSISTENCIES)
@@ -106,25 +115,22 @@ class Loss:
 
 @dataclass(frozen=True)
 class Augment:
-    """flips: on both axes, p = 0.5 each. The rest are ranges, 0 = off.
+    """Ranges, each drawn anew for each image; 0 is off. Geometry moves image and pseudo-mask alike."""
 
-    rotate      degrees either way          scale       share either way       translate   share of the side
-    zoom        in place of scale: the least and the greatest factor, log-uniform; (0.35, 2) shows things a third as large up
-                to twice
-    brightness  added, on [0, 1]            contrast    factor 1 +- this       noise       standard deviation on [0, 1]
-    saturation  factor 1 +- this            hue         turns, up to 0.5
-    """
-
-    flips: bool = True
-    rotate: float = 0.0
-    scale: float = 0.0
-    translate: float = 0.0
-    zoom: tuple[float, ...] = ()
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    noise: float = 0.0
+    flips: bool = key(True, "on both axes, each with probability 0.5")
+    rotate: float = key(0.0, "degrees either way")
+    scale: float = key(0.0, "share either way: 0.25 is a factor from 0.75 to 1.25")
+    translate: float = key(0.0, "share of the side, either way")
+    zoom: tuple[float, ...] = key(
+        (),
+        "in place of scale: the least and the greatest factor, log-uniform; [0.35, 2.0] shows things a third as large"
+        " up to twice",
+    )
+    brightness: float = key(0.0, "added, on [0, 1]")
+    contrast: float = key(0.0, "factor 1 +- this")
+    saturation: float = key(0.0, "factor 1 +- this")
+    hue: float = key(0.0, "turns either way, up to 0.5")
+    noise: float = key(0.0, "standard deviation on [0, 1]")
 
     def __post_init__(self) -> None:
         for name, most in (("rotate", 180), ("translate", 1), ("brightness", 1), ("contrast", 1), ("saturation", 1)):
@@ -141,22 +147,20 @@ class Augment:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """name "sgd" (Nesterov) or "adamw". The rate rises over `warmup` (share of the cycle), then falls by a half cosine.
+    """The rate rises over the warm-up, then falls by a half cosine (Loshchilov and Hutter, ICLR 2017)."""
 
-    restarts    steps at which that begins anew, each time from half the rate (Loshchilov and Hutter, ICLR 2017)
-    average     decay a step of the mean over past weights, which then is what is validated and kept; 0 keeps the last
-    """
-
-    name: str = "sgd"
-    rate: float = 1e-2
-    final_rate: float = 1e-4
-    momentum: float = 0.99
-    weight_decay: float = 4e-4
-    warmup: float = 0.0
-    restarts: tuple[int, ...] = ()
-    average: float = 0.0
-    steps: int = 15000
-    batch: int = 8
+    name: str = key("sgd", '"sgd" (Nesterov) or "adamw"')
+    rate: float = key(1e-2, "learning rate after the warm-up")
+    final_rate: float = key(1e-4, "learning rate at the end of the half cosine")
+    momentum: float = key(0.99, "of sgd")
+    weight_decay: float = key(4e-4, "of either")
+    warmup: float = key(0.0, "share of a cycle over which the rate rises")
+    restarts: tuple[int, ...] = key((), "steps at which the cycle begins anew, each time from half the rate")
+    average: float = key(
+        0.0, "decay a step of the mean over past weights, which then is what is validated and kept; 0 keeps the last"
+    )
+    steps: int = key(15000, "training steps")
+    batch: int = key(8, "images a step, over all processes")
 
     def __post_init__(self) -> None:
         _known("optimiser.name", self.name, OPTIMISERS)
@@ -185,11 +189,11 @@ class TrainConfig:
     loss: Loss = field(default_factory=Loss)
     augment: Augment = field(default_factory=Augment)
     optimiser: Optimiser = field(default_factory=Optimiser)
-    seed: int = 0
-    precision: str = "32-true"
-    channels_last: bool = True
-    evaluate_every: int = 500
-    checkpoint_every: int = 250
+    seed: int = key(0, "of weights, order and augmentation")
+    precision: str = key("32-true", "32-true, bf16-mixed or 16-mixed")
+    channels_last: bool = key(True, "memory format; faster on most CPUs and GPUs")
+    evaluate_every: int = key(500, "steps between two validations")
+    checkpoint_every: int = key(250, "steps between two checkpoints")
 
     def __post_init__(self) -> None:
         """What no section can check alone."""
@@ -258,33 +262,3 @@ def parse_config(values: dict[str, Any], where: str = "config") -> TrainConfig:
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a TOML file and apply `section.key=value` overrides (values in TOML, bare words as text)."""
     return parse_config(read_toml(path, overrides), str(path))
-
-
-def read_toml(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The table of a TOML file (empty for None) with `section.key=value` overrides. Raises ConfigError."""
-    try:
-        values = tomllib.loads("" if path is None else path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a configuration such as configs/kvasir_small.toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    for override in overrides:
-        apply_override(values, override)
-    return values
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one `section.key=value` in a parsed TOML table, in place."""
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise ConfigError(f"--set {override!r}: write KEY=VALUE, for instance optimiser.steps=1000")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *sections, name = key.strip().split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {override!r}: {section} is not a section")
-    values[name] = value

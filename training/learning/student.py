@@ -8,36 +8,33 @@ from pathlib import Path
 
 from gazeseg_serve.contract import from_dict
 from gazeseg_serve.errors import ConfigError, ContractError
+from gazeseg_serve.records import key
+from gazeseg_serve.toml_file import read_toml
 
 from ..networks.architecture import Architecture
-from .config import PRECISIONS, Optimiser, read_toml
+from .config import PRECISIONS, Optimiser
 
 
 @dataclass(frozen=True)
 class Student:
-    """The student and its schedule; the defaults serve a CPU, where batch norm folds into the convolutions.
+    """The student and its schedule; the defaults serve a CPU."""
 
-    width, norm, stride, depth, encoder   as `training.networks.unet.Architecture`
-    warm_start    begin with the weights of a level where all five are the run's own
-    rate          of AdamW, reached over the first tenth of the steps, then a half cosine to 1/1000 of it
-    precision     of the arithmetic, as in training: 32-true, bf16-mixed or 16-mixed
-    views         augmented views of each image for which the ensemble is asked once, and which are then learned again
-                  and again: where it is dearer than the student and an image is seen more often than that. 0: a new view
-                  each time
-    """
-
-    width: int = 16
-    norm: str = "batch"
-    steps: int = 2000
-    batch: int = 8
-    rate: float = 2e-3
-    seed: int = 0
-    warm_start: bool = True
-    precision: str = "bf16-mixed"
-    stride: int = 1
-    depth: int = 5
-    views: int = 0
-    encoder: str = "unet"
+    width: int = key(16, "channels of the first stage")
+    norm: str = key("batch", 'as network.norm; "batch" folds away at export')
+    steps: int = key(2000, "training steps")
+    batch: int = key(8, "images a step")
+    rate: float = key(2e-3, "of AdamW, reached over the first tenth of the steps, then a half cosine to 1/1000 of it")
+    seed: int = key(0, "of weights, order and augmentation")
+    warm_start: bool = key(True, "begin with the weights of a level, where the student's network is the levels' own")
+    precision: str = key("bf16-mixed", "32-true, bf16-mixed or 16-mixed")
+    stride: int = key(1, "as network.stride")
+    depth: int = key(5, "how many of the five stages there are, 2 to 5")
+    views: int = key(
+        0,
+        "augmented views of each image for which the ensemble is asked once, and which are learned again and again; "
+        "0: a new view each time",
+    )
+    encoder: str = key("unet", "as network.encoder")
 
     def __post_init__(self) -> None:
         if self.views < 0:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import node_kills
 import numpy as np
 import pytest
 
@@ -22,7 +23,11 @@ from nodes import send, wait_for
 from orthancs import NodeProcess, Orthanc, archive, free_port, listening
 from serving import running as running_service
 
-pytestmark = pytest.mark.orthanc
+pytestmark = [
+    pytest.mark.orthanc,
+    # pynetdicom leaves the socket of a connection that was refused to the collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 OPTIONS = {"ignore_spatial_locations": True, "combine_segments": True}
 
 
@@ -139,3 +144,10 @@ def test_a_late_picture_replaces_the_segmentation_in_the_archive(house: tuple[Or
     wait_for(lambda: frames_of(orthanc) == [3], 60)
     send(orthanc.node_port, sent[3:], "ORTHANC")
     wait_for(lambda: frames_of(orthanc) == [4], 60)
+
+
+def test_nothing_is_lost_or_done_twice_while_everybody_is_killed_in_turn(tmp_path: Path) -> None:
+    outcome = node_kills.run(tmp_path, count=40, kills=4, pause=2.0, limit=150)
+    assert outcome.kills == {"node": 2, "service": 1, "orthanc": 1}
+    assert (outcome.missing, outcome.twice, outcome.wrong, outcome.dead) == (0, 0, 0, 0), (tmp_path / "node.log").read_text()
+    assert outcome.results == 40

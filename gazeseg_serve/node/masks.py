@@ -12,7 +12,7 @@ from ..default_model import default_artifact
 from ..dicom import broken_errors, frame_count
 from ..errors import GazesegError, ImageError, MalformedImage, require
 from ..pixels import Limits
-from ..records import build
+from ..records import from_dict
 from .settings import NodeSettings
 
 if TYPE_CHECKING:
@@ -109,31 +109,27 @@ class ServiceMasks:
             )
             if name in facts
         }
-        return build(Artifact, {**known, "files": {}}, "the service's /v1/model")
+        return from_dict(Artifact, {**known, "files": {}}, "the service's /v1/model")
 
     def masks(self, content: bytes) -> tuple[np.ndarray, Dataset]:
         """As `LocalMasks.masks`. Raises ImageError where the service refuses the image, ServiceAway where it is not there."""
-        import highdicom as hd
         import pydicom
 
+        try:
+            dataset = pydicom.dcmread(io.BytesIO(content))
+            uid, frames = str(dataset.SOPInstanceUID), frame_count(dataset)
+        except broken_errors() as error:
+            raise MalformedImage(f"the image cannot be read ({type(error).__name__})") from error
         # What contradicts the intended use was sorted out on arrival, or is forced.
-        query = {"output": "dicom-seg", "threshold": repr(self.threshold), "force": "true"}
+        output = "npz" if frames == 1 else "dicom-seg"
+        query = {"output": output, "threshold": repr(self.threshold), "force": "true"}
         answer = self._ask("POST", "/v1/segment", params=query, content=content, headers={"Content-Type": "application/dicom"})
         if answer.headers.get("X-Model-Id") != self.artifact.id:
             raise ServiceAway("the service has another model than when the node started; start the node anew")
         try:
-            seg = hd.seg.segread(io.BytesIO(answer.content))
-            dataset = pydicom.dcmread(io.BytesIO(content))
-            uid, frames = str(dataset.SOPInstanceUID), frame_count(dataset)
-            options: dict[str, Any] = {"ignore_spatial_locations": True, "combine_segments": True}
-            found = (
-                seg.get_pixels_by_source_instance([uid], **options)
-                if frames == 1
-                else seg.get_pixels_by_source_frame(uid, list(range(1, frames + 1)), **options)
-            )
+            return _labels_of(answer.content, output, uid, frames), dataset
         except broken_errors() as error:
-            raise MalformedImage(f"the service's segmentation cannot be read ({type(error).__name__})") from error
-        return np.asarray(found, np.uint8), dataset
+            raise ServiceAway(f"the service's answer cannot be read ({type(error).__name__})") from error
 
     def _ask(self, method: str, path: str, **arguments: object) -> Any:
         import httpx
@@ -147,6 +143,19 @@ class ServiceMasks:
         if answer.status_code != 200:
             raise ServiceAway(f"the service answers {answer.status_code}")
         return answer
+
+
+def _labels_of(content: bytes, output: str, uid: str, frames: int) -> np.ndarray:
+    """Labels `(frames, H, W)` uint8 of the service's answer."""
+    if output == "npz":
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            return np.asarray(stored["mask"], np.uint8)[None]
+    import highdicom as hd
+
+    seg = hd.seg.segread(io.BytesIO(content))
+    numbers = list(range(1, frames + 1))
+    found = seg.get_pixels_by_source_frame(uid, numbers, ignore_spatial_locations=True, combine_segments=True)
+    return np.asarray(found, np.uint8)
 
 
 def _detail(answer: Any) -> str:

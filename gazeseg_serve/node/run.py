@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from ..errors import EngineError, require
-from .masks import MaskMaker, open_masks
+from .masks import MaskMaker, ServiceAway, open_masks
 from .monitor import Monitor
 from .receive import Receiver
 from .send import Archive, Sender, open_archive
@@ -23,21 +23,28 @@ log = logging.getLogger("gazeseg_serve.node")
 
 _LOOK_SECONDS = 0.2  # how often an idle thread looks for work that no event announces: a pause that ends, a quiet series
 _FORGET_SECONDS = 60.0
+_SERVICE_PAUSE = 1.0
 
 
 class Node:
     """A running node. `start` returns once it listens; `stop` drains it."""
 
-    def __init__(self, settings: NodeSettings, masks: MaskMaker | None = None, archive: Archive | None = None) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        masks: MaskMaker,
+        archive: Archive | None = None,
+        stopping: threading.Event | None = None,
+    ) -> None:
         for module in ("pynetdicom", "dicomweb_client", "prometheus_client"):
             require(module, "node")
         self.settings = settings
         self.spool = Spool(settings.spool)
-        self._masks = masks or open_masks(settings)
+        self._masks = masks
         self._worker = Worker(settings, self.spool, self._masks)
         self._sender = Sender(settings, self.spool, archive or open_archive(settings))
         self._receiver = Receiver(settings, self.spool, self._masks.artifact.intended_use, self._arrived)
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._work, self._send = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
         self._monitor: Monitor | None = None
@@ -119,18 +126,33 @@ class Node:
         self._stopping.wait()
 
 
+def wait_for_masks(settings: NodeSettings, stopping: threading.Event) -> MaskMaker | None:
+    """The maker of masks, once its service answers; until then nobody listens, and senders keep their images."""
+    while not stopping.is_set():
+        try:
+            return open_masks(settings)
+        except ServiceAway as error:
+            log.warning("the node waits for its service: %s", error)
+            stopping.wait(_SERVICE_PAUSE)
+    return None
+
+
 def run_node(settings: NodeSettings) -> None:
     """Run a node until SIGTERM or SIGINT. Raises ConfigError, ContractError, EngineError or MissingExtraError."""
     warnings.simplefilter("ignore")  # pydicom's quote the values that they warn of
     for name in ("pynetdicom", "dicomweb_client", "pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    node = Node(settings)
+    stopping = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
-        node._stopping.set()
+        stopping.set()
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+    masks = wait_for_masks(settings, stopping)
+    if masks is None:
+        return
+    node = Node(settings, masks, stopping=stopping)
     node.start()
     node.wait()
     node.stop()

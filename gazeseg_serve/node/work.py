@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..dicom_result import Wish, instance_number
+from ..dicom_result import ResultOptions, instance_number
 from ..dicom_seg import segmentation
 from ..dicom_series import check_series
 from ..dicom_source import source_header
@@ -155,12 +155,12 @@ class Worker:
         )
         artifact, use = self._masks.artifact, self._masks.artifact.intended_use
         found = [phrase for header in headers for phrase in use.contradictions(header)] if use and self._settings.force else []
-        wish = Wish(self._masks.threshold, tuple(dict.fromkeys(found)), identity)
-        made = {"seg": segmentation(headers, labels, artifact, wish)}
+        options = ResultOptions(self._masks.threshold, tuple(dict.fromkeys(found)), identity)
+        made = {"seg": segmentation(headers, labels, artifact, options)}
         if self._settings.reports:
             from ..dicom_sr import report
 
-            made["sr"] = report(headers, labels, artifact, wish)
+            made["sr"] = report(headers, labels, artifact, options)
         kept = [(kind, instance_uid(content), content) for kind, content in made.items()]
         for _, uid, content in kept:
             self._spool.write("results", f"{result_name(uid, content)}.dcm", content)

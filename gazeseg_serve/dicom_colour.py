@@ -9,7 +9,7 @@ import numpy as np
 
 from .dicom_grey import big_endian, lookup_table
 from .errors import MalformedImage, UnsupportedImage
-from .pixels import unit_range
+from .pixels import check_wide_colour, unit_range
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -34,7 +34,10 @@ def colour(values: np.ndarray, photometric: str, dataset: Dataset, bits: int, si
         values, bits = _to_rgb(values, bits)
     if dtype == "float32":
         return unit_range(values)
-    return np.ascontiguousarray(values if bits == 8 else values >> (bits - 8) if bits > 8 else values << (8 - bits), np.uint8)
+    shown = np.ascontiguousarray(values >> (bits - 8) if bits >= 8 else values << (8 - bits), np.uint8)
+    if bits == 16 and photometric != "PALETTE COLOR":
+        check_wide_colour(shown)
+    return shown
 
 
 def _palette(indices: np.ndarray, dataset: Dataset, signed: bool) -> tuple[np.ndarray, int]:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .dicom import decode_dicom, is_dicom
 from .dicom_codestream import check_scans
 from .errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
-from .pixels import DEFAULT_LIMITS, Limits, eight_bit, map_values, unit_range, with_channels
+from .pixels import DEFAULT_LIMITS, Limits, check_wide_colour, eight_bit, map_values, unit_range, with_channels
 from .quiet import quiet_readers
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
@@ -64,8 +64,11 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
             _check_header(image, data, limits)
             if image.format in ("JPEG", "MPO"):
                 check_scans(data)
+            wide = ";16" in str(image.tile[:1])
             image.load()
             pixels = _to_array(image, dtype)
+            if wide and pixels.shape[2] == 3:
+                check_wide_colour(pixels)
             if dtype == "float32" and pixels.dtype != np.float32:
                 pixels = unit_range(with_channels(pixels.astype(np.float32), channels))
             return with_channels(pixels, channels)

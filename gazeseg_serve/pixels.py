@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .errors import UnsupportedImage
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -69,6 +71,16 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
         return (values // 257).astype(np.uint8)
     scale = 255 / (float(high) - float(low) or 1)
     return np.rint((values - np.float64(low)) * scale).astype(np.uint8)
+
+
+def check_wide_colour(pixels: np.ndarray) -> None:
+    """Refuse the eight highest bits `(H, W, 3)` of 16-bit colour where all values lie in the lowest 12, which would look black.
+    Raises UnsupportedImage.
+    """
+    if 0 < pixels.max() < 16:
+        raise UnsupportedImage(
+            "16-bit colour that uses 12 bits at most is not accepted; spread its values to 16 bit, or send 8"
+        )
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

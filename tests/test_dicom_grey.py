@@ -235,6 +235,25 @@ def test_deep_colour_keeps_its_highest_bits(bits: int) -> None:
     np.testing.assert_array_equal(decode_image(image_file(pixels, "RGB", stored=bits)), pixels[0] >> (bits - 8))
 
 
+@pytest.mark.parametrize("kind", ["png", "tiff", "png with alpha", "dicom", "dicom, YBR_FULL"])
+def test_twelve_bits_of_colour_in_sixteen_are_not_taken_for_black(kind: str) -> None:
+    """What they mean cannot be known: grey is stretched, but colours would change."""
+    pixels = np.random.default_rng(4).integers(0, 4096, (20, 30, 3)).astype(np.uint16)
+
+    def decode(values: np.ndarray) -> np.ndarray:
+        if kind.startswith("dicom"):
+            return decode_image(image_file(values[None], "YBR_FULL" if "YBR" in kind else "RGB"))
+        if kind == "png with alpha":
+            values = np.dstack([values, np.full(values.shape[:2], 65535, np.uint16)])
+        return decode_image(saved(values, ".tif" if kind == "tiff" else ".png"))
+
+    if "YBR" not in kind:  # its grey lies in the middle
+        with pytest.raises(UnsupportedImage, match="12 bits at most"):
+            decode(pixels)
+    assert decode(pixels << 4).max() > 200
+    assert decode(pixels // 4096).max() == 0 or "YBR" in kind
+
+
 def tiff(pixels: np.ndarray, photometric: int, sample_format: int) -> bytes:
     """An uncompressed grey TIFF of one strip."""
     tags = [

@@ -22,6 +22,8 @@ from PIL import Image
 pytest.importorskip("bentoml")
 from serving import Running, running
 
+from gazeseg_serve.presence import Presence
+
 PAGE = Path(__file__).parent.parent / "service" / "page"
 SCRIPTS = [path for path in PAGE.glob("*.js") if path.name != "docs.js"]
 
@@ -95,7 +97,7 @@ async def opened(tab: Browser) -> None:
 HOLD = """window.let = []; window.real ??= window.fetch;
 window.fetch = (...what) => new Promise((done) => window.let.push(() => done(window.real(...what))));"""
 LET_GO = "window.fetch = window.real; window.let.forEach((one) => one());"
-SAVES = ("download", "save-json", "save-overlay", "save-seg")
+SAVES = ("download", "save-json", "save-overlay", "save-seg", "save-sr", "save-series", "save-series-sr")
 
 
 @pytest.mark.browser
@@ -284,8 +286,12 @@ def test_a_series_has_millimetres_and_a_seg(service: Running, tmp_path: Path) ->
             one = pydicom.dcmread(await tab.saved("save-seg", tmp_path / "saved"))
             assert (one.Modality, one.NumberOfFrames) == ("SEG", 1)
             assert int(one.pixel_array.sum()) == pixels(area)
+            report = await tab.saved("save-sr", tmp_path / "saved")
+            assert (report.name, pydicom.dcmread(report).Modality) == ("1_sr.dcm", "SR")
             whole = pydicom.dcmread(await tab.saved("save-series", tmp_path / "saved"))
             assert whole.NumberOfFrames == 3
+            report = await tab.saved("save-series-sr", tmp_path / "saved")
+            assert (report.name, pydicom.dcmread(report).Modality) == ("1_series_sr.dcm", "SR")
             dark, light = await tab.pixels([(60, 20), (20, 20)])
             assert sum(dark) < sum(light), "a slice is shown though the browser cannot read it"
             await tab.photograph("series.png")
@@ -414,6 +420,35 @@ window.fetch = async (where, what) => /segment/.test(where) && !/force=true/.tes
             assert "of another kind" in await tab.text("use")
 
     asyncio.run(scenario())
+
+
+@pytest.mark.browser
+def test_an_image_that_the_model_takes_for_empty_says_so_and_can_be_marked(tmp_path: Path) -> None:
+    rule = Presence(share=0.05, slope=1, offset=0, threshold=0.9, alarm_rate=0.1, suppressed=0.0, with_target=9, without=9)
+    write_artifact(tmp_path / "artifact", presence=rule)
+    file = picture(tmp_path / "spot.png", 90)
+
+    async def scenario(service: Running) -> None:
+        async with browsing(service.url, tmp_path / "profile") as tab:
+            await opened(tab)
+            await tab.choose(file)
+            await tab.until("status", "Done in")
+            answer = json.loads(asked(service, file.read_bytes(), "json"))
+            assert answer["presence"] < 0.9
+            assert await tab.text("presence") == f"{answer['presence']:.2f}, under 0.90: nothing is marked"
+            assert pixels(await tab.text("area")) == 0
+            await tab.set("threshold", 0.3)
+            assert pixels(await tab.text("area")) == 0, "the preview marks nothing, either"
+            await tab.until("status", "Done at threshold 0.30")
+            await tab.click("anyway")
+            marked = json.loads(asked(service, file.read_bytes(), "json", 0.3, presence="0"))["classes"][0]["area"]
+            await tab.until("area", f"{marked} px")
+            mask = await tab.saved("download", tmp_path)
+            assert mask.read_bytes() == asked(service, file.read_bytes(), "png", 0.3, presence="0")
+            assert not tab.complaints
+
+    with running(tmp_path / "artifact", tmp_path) as service:
+        asyncio.run(scenario(service))
 
 
 @pytest.mark.browser

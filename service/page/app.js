@@ -1,7 +1,7 @@
 // The page: images come in, one is shown, and what is saved is what is shown. Nothing is loaded from, or sent to, another host.
 
 import { arranged, itemsOf, render, sameSeries } from "./list.js";
-import { choose, clearResult, loadCard, preview, say, state, view } from "./result.js";
+import { choose, clearResult, loadCard, preview, recount, say, state, view } from "./result.js";
 import { KINDS, save, saveJson, saveSeries } from "./save.js";
 import { Refusal, useKey } from "./service.js";
 
@@ -29,7 +29,7 @@ function step(by) {
 
 async function saving(work, what) {
   if (state.shown === null) return;
-  const { item, threshold } = state.shown;
+  const { item, query: { threshold } } = state.shown;
   try {
     const name = await work(state.shown);
     say(`Saved ${what} of ${item.name}${threshold === null ? "" : ` at threshold ${Number(threshold).toFixed(2)}`}: ${name}`);
@@ -39,12 +39,15 @@ async function saving(work, what) {
   }
 }
 
-for (const [id, output] of [["download", "png"], ["save-overlay", "overlay"], ["save-seg", "dicom-seg"]]) {
+for (const [id, output] of [["download", "png"], ["save-overlay", "overlay"], ["save-seg", "dicom-seg"], ["save-sr", "dicom-sr"]]) {
   at(id).addEventListener("click", () => (
     saving((one) => save(output, one, at("disagreement").checked && state.loaded.spread !== null), KINDS[output].what)));
 }
 at("save-json").addEventListener("click", () => saving(saveJson, "the numbers"));
-at("save-series").addEventListener("click", () => saving((one) => saveSeries(sameSeries(state.items, one.item), one), "the series' SEG"));
+for (const [id, output] of [["save-series", "dicom-seg"], ["save-series-sr", "dicom-sr"]]) {
+  at(id).addEventListener("click", () => (
+    saving((one) => saveSeries(output, sameSeries(state.items, one.item), one), `${KINDS[output].what} of the series`)));
+}
 
 // ---- what is pressed, dropped and pasted
 
@@ -107,6 +110,10 @@ function chooseDisagreement() {
   at("scale").hidden = !(at("disagreement").checked && state.loaded?.spread);
 }
 at("disagreement").addEventListener("change", chooseDisagreement);
+at("anyway").addEventListener("change", () => {
+  if (state.current) choose(state.current);
+  recount();
+});
 at("boxes").addEventListener("change", () => view.set({ boxes: at("boxes").checked }));
 at("in").addEventListener("click", () => view.zoom(1.5));
 at("out").addEventListener("click", () => view.zoom(1 / 1.5));

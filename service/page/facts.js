@@ -20,6 +20,8 @@ export function showFacts(answer, parts, header, serverTiming, choose) {
   const [height, width] = answer.size;
   at("count").textContent = countText(answer, parts);
   showArea(totalArea(answer), answer.size, header, answer.threshold);
+  at("presence-row").hidden = answer.presence === null;
+  at("presence").textContent = presenceText(answer);
   at("spread").textContent = answer.mean_disagreement === null ? "one level only" : answer.mean_disagreement.toFixed(4);
   at("size").textContent = `${width} × ${height} pixels${spacingText(header)}`;
   at("time").textContent = timing(serverTiming);
@@ -34,10 +36,22 @@ export function showArea(area, [height, width], header, threshold) {
 }
 
 export function clearFacts() {
-  for (const id of ["count", "area", "spread", "size", "time"]) at(id).textContent = "";
+  for (const id of ["count", "area", "presence", "spread", "size", "time"]) at(id).textContent = "";
   at("rows").replaceChildren();
   for (const id of ["facts", "parts", "more"]) at(id).hidden = true;
   at("canvas").setAttribute("aria-label", "No image yet");
+}
+
+// Whether the model takes the image for one that shows nothing: then nothing is marked, whatever the pixels say.
+export function isAbsent({ presence, presence_threshold: least }) {
+  return presence !== null && presence < least;
+}
+
+function presenceText(answer) {
+  if (answer.presence === null) return "";
+  const least = answer.presence_threshold;
+  if (isAbsent(answer)) return `${answer.presence.toFixed(2)}, under ${least.toFixed(2)}: nothing is marked`;
+  return `${answer.presence.toFixed(2)}${least ? ` (at least ${least.toFixed(2)})` : ""}`;
 }
 
 // use: the text of the model's intended use, if it has one; forced: whether this image contradicts it.

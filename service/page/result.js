@@ -1,6 +1,6 @@
 // One image on the screen: asked for, drawn, put into numbers; and the numbers of the others, for the list.
 
-import { MOST_ROWS, allParts, clearFacts, showArea, showFacts, showUse, totalArea } from "./facts.js";
+import { MOST_ROWS, allParts, clearFacts, isAbsent, showArea, showFacts, showUse, totalArea } from "./facts.js";
 import { sameSeries, update } from "./list.js";
 import { labels, partsOf } from "./measure.js";
 import { greyPng } from "./png.js";
@@ -11,10 +11,12 @@ const at = (id) => document.getElementById(id);
 const MOST_OUTLINES = 3000;
 const SETTLE = 250; // milliseconds after the last move of the threshold until the server is asked
 const [LEAST_TOP, FULL] = [0.05, 65535];
+const SAVES = ["download", "save-json", "save-overlay"];
+const [OF_DICOM, OF_SERIES] = [["save-seg", "save-sr", "save-series", "save-series-sr"], ["save-series", "save-series-sr"]];
 const OF_RESULT = ["opacity", "boxes", "hide", "in", "out", "fit"]; // what can be used once there is a result
 
 // card: of the model. items: in the list's order. current: the one that was chosen. loaded: its pictures. shown: what stands on
-// the screen as the server answered it, { item, answer, threshold, force }; null while anything else does.
+// the screen as the server answered it, { item, answer, query }; null while anything else does.
 export const state = { card: null, items: [], current: null, loaded: null, shown: null };
 export const view = new View(at("canvas"), (percent) => { at("percent").textContent = `${percent} %`; });
 let given = new AbortController(); // ends the requests of an image that is no longer wanted
@@ -42,9 +44,9 @@ export function clearResult() {
 function setShown(value) {
   state.shown = value && Object.freeze(value);
   const slices = state.current ? sameSeries(state.items, state.current).length : 0;
-  for (const id of ["download", "save-json", "save-overlay", "save-series"]) at(id).disabled = state.shown === null;
-  at("save-seg").disabled = state.shown === null || state.shown.item.header === null;
-  at("save-series").hidden = slices < 2;
+  for (const id of SAVES) at(id).disabled = state.shown === null;
+  for (const id of OF_DICOM) at(id).disabled = !state.shown?.item.header;
+  for (const id of OF_SERIES) at(id).hidden = slices < 2;
   at("save-series").textContent = `DICOM SEG of the series (${slices} slices)`;
   at("facts").classList.toggle("pending", state.shown === null);
 }
@@ -91,9 +93,14 @@ function threshold() {
   return state.card.input.classes.length > 1 ? null : at("threshold").value;
 }
 
+// What is asked of the server besides the image and the output.
+function queryFor(item, cut) {
+  return { threshold: cut, presence: at("anyway").checked ? 0 : null, force: item.force };
+}
+
 // Everything that is drawn of one image. The probability comes once; other thresholds are previewed from it.
 async function load(item, signal) {
-  const query = { threshold: threshold(), force: item.force };
+  const query = queryFor(item, threshold());
   const spreads = state.card.outputs.some((output) => output.name === "disagreement");
   const [described, map, base] = await Promise.all([
     segment(item.file, { output: "json", disagreement: spreads, ...query }, signal),
@@ -104,7 +111,7 @@ async function load(item, signal) {
   const upright = base.height === answer.size[0] && base.width === answer.size[1] ? base : await pictureOfServer(item, signal);
   const probability = map && (await greyPng(await map.arrayBuffer())).values;
   const spread = answer.disagreement_png ? spreadOf(await greyPng(unpack(answer.disagreement_png))) : null;
-  return { item, base: upright, probability, spread, answer, timing: described.headers.get("server-timing") };
+  return { item, base: upright, probability, spread, answer, query, timing: described.headers.get("server-timing") };
 }
 
 function unpack(base64) {
@@ -118,7 +125,7 @@ async function picture(item, signal) {
 
 // What the browser cannot show (TIFF, DICOM) the server shows: an overlay with an empty mask is the image itself.
 async function pictureOfServer(item, signal) {
-  const response = await segment(item.file, { output: "overlay", threshold: 1, force: item.force }, signal);
+  const response = await segment(item.file, { output: "overlay", ...queryFor(item, 1) }, signal);
   return createImageBitmap(await response.blob());
 }
 
@@ -131,7 +138,7 @@ function spreadOf({ values, width, height }) {
 
 // The answer in `loaded`, drawn and in numbers; from here on it can be saved.
 function present(keepPlace) {
-  const { item, answer, probability, spread } = state.loaded;
+  const { item, answer, query, probability, spread } = state.loaded;
   const parts = allParts(answer);
   Object.assign(item, { state: "done", summary: { count: parts.length, area: totalArea(answer) } });
   showFacts(answer, parts, item.header, state.loaded.timing, (box) => view.focus(box));
@@ -143,7 +150,7 @@ function present(keepPlace) {
   for (const id of OF_RESULT) at(id).disabled = false;
   draw(labels(answer), answer.classes.flatMap(({ colour, polygons }) => polygons.map((ring) => [`rgb(${colour})`, ring])),
     parts.slice(0, MOST_ROWS), keepPlace);
-  setShown({ item, answer, threshold: probability === null ? null : answer.threshold, force: item.force });
+  setShown({ item, answer, query });
 }
 
 function draw(mask, outlines, parts, keepPlace) {
@@ -160,7 +167,8 @@ export function preview() {
   at("threshold-value").value = Number(at("threshold").value).toFixed(2);
   if (!state.loaded?.probability) return;
   const least = Math.ceil(Number(at("threshold").value) * FULL);
-  const mask = Uint8Array.from(state.loaded.probability, (value) => value >= least);
+  const empty = isAbsent(state.loaded.answer);
+  const mask = Uint8Array.from(state.loaded.probability, (value) => !empty && value >= least);
   setShown(null);
   showArea(mask.reduce((sum, one) => sum + one, 0), state.loaded.answer.size, state.loaded.item.header, at("threshold").value);
   draw(mask, [], [], true);
@@ -173,15 +181,14 @@ async function settle(cut) {
   const [{ signal }, { item }] = [given, state.loaded];
   say(`Segmenting ${item.name} at ${cut} …`);
   try {
-    const response = await segment(item.file, { output: "json", threshold: cut, force: item.force }, signal);
+    const query = queryFor(item, cut);
+    const response = await segment(item.file, { output: "json", ...query }, signal);
     const answer = await response.json();
     if (signal.aborted || threshold() !== cut) return;
-    Object.assign(state.loaded, { answer, timing: response.headers.get("server-timing") });
+    Object.assign(state.loaded, { answer, query, timing: response.headers.get("server-timing") });
     present(true);
     say(`Done at threshold ${Number(cut).toFixed(2)}: ${item.name}.`);
-    for (const other of state.items) if (other !== item && other.state === "done") other.state = "waiting";
-    state.items.forEach((other) => update(other));
-    count();
+    recount();
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof Refusal)) throw error;
@@ -189,20 +196,28 @@ async function settle(cut) {
   }
 }
 
+// The numbers in the list were of another threshold, or of images taken for empty.
+export function recount() {
+  for (const item of state.items) if (item !== state.current && item.state === "done") item.state = "waiting";
+  state.items.forEach((item) => update(item));
+  count();
+}
+
 // The numbers of the images that are not shown, one after the other, for the list.
 async function count() {
   if (counting || state.card === null) return;
   counting = true;
   for (let item; (item = state.items.find((one) => one.state === "waiting" && one !== state.current));) {
-    const cut = threshold();
+    const query = queryFor(item, threshold());
     item.state = "busy";
     update(item);
     try {
-      const answer = await (await segment(item.file, { output: "json", threshold: cut, force: item.force })).json();
+      const answer = await (await segment(item.file, { output: "json", ...query })).json();
       const parts = answer.classes.flatMap(({ rle }) => partsOf(rle));
       if (item === state.current) continue; // chosen meanwhile, and its numbers made there
       const summary = { count: parts.length, area: totalArea(answer) };
-      Object.assign(item, threshold() === cut ? { state: "done", summary } : { state: "waiting" });
+      const same = JSON.stringify(queryFor(item, threshold())) === JSON.stringify(query);
+      Object.assign(item, same ? { state: "done", summary } : { state: "waiting" });
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       if (item !== state.current) Object.assign(item, { state: "refused", reason: error.message });
@@ -218,6 +233,7 @@ export async function loadCard() {
   at("model").textContent = `${input.classes.join(", ")} · ${strategy} ${precision} · ${input.size} px · ${engine} · ${id.slice(0, 12)}`;
   at("threshold").value = threshold;
   at("threshold-value").value = Number(threshold).toFixed(2);
+  at("anyway-row").hidden = !found.presence;
   showUse(found.intended_use?.text, false);
   return found;
 }

@@ -25,21 +25,22 @@ export const KINDS = {
   png: { end: "_mask.png", what: "the mask" },
   overlay: { end: "_overlay.png", what: "the overlay" },
   "dicom-seg": { end: "_seg.dcm", what: "the DICOM SEG" },
+  "dicom-sr": { end: "_sr.dcm", what: "the report" },
 };
 
-// shown: { item, answer, threshold, force } as drawn. -> the name of the file that was saved.
+// shown: { item, answer, query } as drawn; query: its threshold, presence and force. -> the name of the file that was saved.
 export async function save(output, shown, disagreement) {
   const { end } = KINDS[output];
-  const query = { output, threshold: shown.threshold, disagreement: disagreement && output === "overlay", force: shown.force };
+  const query = { ...shown.query, output, disagreement: disagreement && output === "overlay" };
   const name = stem(shown.item.name) + end;
   offer(await checked(await segment(shown.item.file, query), shown), name);
   return name;
 }
 
-export async function saveSeries(items, shown) {
-  const query = { output: "dicom-seg", threshold: shown.threshold, force: shown.force };
-  const name = `${stem(shown.item.name)}_series_seg.dcm`;
-  offer(await checked(await segmentSeries(items.map((item) => item.file), query), shown), name);
+export async function saveSeries(output, items, shown) {
+  const name = `${stem(shown.item.name)}_series${KINDS[output].end}`;
+  const files = items.map((item) => item.file);
+  offer(await checked(await segmentSeries(files, { ...shown.query, output }), shown), name);
   return name;
 }
 

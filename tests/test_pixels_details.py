@@ -388,14 +388,14 @@ def test_what_no_reader_here_knows_is_refused_by_the_header(attributes: dict[str
 def test_an_empty_slice_has_its_frame_in_the_segmentation(tmp_path: Path) -> None:
     pytest.importorskip("highdicom")
     from gazeseg_serve.dicom import read_dataset
-    from gazeseg_serve.dicom_result import Wish
+    from gazeseg_serve.dicom_result import ResultOptions
     from gazeseg_serve.dicom_seg import segmentation
 
     artifact = write_artifact(tmp_path)
     sources = [read_dataset(dicom_file(i, ramp(0, 100)), DEFAULT_LIMITS) for i in (1, 2, 3)]
     masks = np.zeros((3, 3, 4), np.uint8)
     masks[1, 1] = 1
-    seg = pydicom.dcmread(io.BytesIO(segmentation(sources, masks, artifact, Wish(0.5))))
+    seg = pydicom.dcmread(io.BytesIO(segmentation(sources, masks, artifact, ResultOptions(0.5))))
     assert seg.NumberOfFrames == 3
     np.testing.assert_array_equal(seg.pixel_array, masks)
     one = dataclasses.replace(artifact, threshold=0.5)

@@ -91,18 +91,22 @@ def _encapsulated(dataset: Dataset, layout: Layout) -> Iterator[bytes]:
     parts = [part[:4] for part in generate_fragments(data)][1:]  # without the offset table
     # Fragments that begin a frame; of RLE each does (PS3.5, A.4.2).
     starts = sum(layout.syntax == _RLE or part[:3] == _JPEG_START or part == _J2K_START for part in parts)
+    if starts > layout.frames:
+        raise _more_frames(layout)
     count = 0
     for frame in generate_frames(data, number_of_frames=layout.frames, extended_offsets=offsets):
         count += 1
-        if count > layout.frames or starts > layout.frames:
-            break
+        if count > layout.frames:
+            raise _more_frames(layout)
         yield frame
-    if count > layout.frames or starts > layout.frames:
-        raise UnsupportedImage(
-            f"the header of the DICOM file says {layout.frames} frames, and its pixel data holds more; correct NumberOfFrames"
-        )
     if count < layout.frames:
         raise MalformedImage(f"the header of the DICOM file says {layout.frames} frames, and its pixel data holds {count}")
+
+
+def _more_frames(layout: Layout) -> UnsupportedImage:
+    return UnsupportedImage(
+        f"the header of the DICOM file says {layout.frames} frames, and its pixel data holds more; correct NumberOfFrames"
+    )
 
 
 def _native(data: bytes, layout: Layout) -> Iterator[tuple[np.ndarray, str]]:
@@ -115,9 +119,7 @@ def _native(data: bytes, layout: Layout) -> Iterator[tuple[np.ndarray, str]]:
     if len(data) * 8 < bits * layout.frames:
         raise MalformedImage(f"the pixel data of the DICOM file has {len(data)} bytes of {-(-bits * layout.frames // 8)}")
     if len(data) * 8 >= bits * (layout.frames + 1):
-        raise UnsupportedImage(
-            f"the header of the DICOM file says {layout.frames} frames, and its pixel data holds more; correct NumberOfFrames"
-        )
+        raise _more_frames(layout)
     for index in range(layout.frames):
         start, stop = index * bits // 8, -(-(index + 1) * bits // 8)
         if layout.allocated == 1:

@@ -399,6 +399,6 @@ def test_an_empty_slice_has_its_frame_in_the_segmentation(tmp_path: Path) -> Non
     assert seg.NumberOfFrames == 3
     np.testing.assert_array_equal(seg.pixel_array, masks)
     one = dataclasses.replace(artifact, threshold=0.5)
-    assert segmentation(sources, masks, one, Wish(0.5)) != segmentation(sources, masks, one, Wish(0.6)), (
+    assert segmentation(sources, masks, one, ResultOptions(0.5)) != segmentation(sources, masks, one, ResultOptions(0.6)), (
         "another threshold is another object"
     )

@@ -54,8 +54,8 @@ def gate_images(run: Run, data: Path | None, split: str, count: int) -> GateImag
 
 
 def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = (), count: int | None = None) -> np.ndarray:
-    """`(N, size, size, C)`: the run's training images in `data`, then those of the folders `unlabelled`; `count` of
-    them at most.
+    """`(N, size, size, C)`: the run's training images in `data`, but for those that negatives.txt lists, then those of the
+    folders `unlabelled`; `count` of them at most.
 
     An image of `unlabelled` whose pixels at that size are those of a validation or test image, whatever its name and
     file format, is left out, and said: the gate must not look at what a student learned from. Raises DatasetError where
@@ -65,7 +65,7 @@ def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = ()
     if data is not None:
         dataset = Dataset.open(data)
         of = {name: [dataset.images[stem] for stem in stems if stem in dataset.images] for name, stems in run.splits.items()}
-        train = of.pop("train", [])[:count]
+        train = [path for path in of.pop("train", []) if path.stem not in dataset.negatives][:count]
         parts += [stack(train, run.input)] if train else []
         if unlabelled:
             held_out = {image.tobytes() for paths in of.values() if paths for image in stack(paths, run.input)}
@@ -88,6 +88,19 @@ def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = ()
             "there is no image to learn from; pass --data DATASET, the one the run was trained on, or --unlabelled FOLDER"
         )
     return np.concatenate(parts)[:count]
+
+
+def learning_negatives(run: Run, data: Path | None) -> np.ndarray:
+    """The run's training images that negatives.txt of the dataset folder lists, as `learning_images`. DatasetError where there
+    is none."""
+    dataset = None if data is None else Dataset.open(data)
+    listed = [] if dataset is None else [stem for stem in run.splits.get("train") or () if stem in dataset.negatives]
+    if dataset is None or not listed:
+        raise DatasetError(
+            "the student's negatives ask for images without a target: pass --data DATASET whose negatives.txt lists training "
+            "images of the run, or set negatives = 0.0"
+        )
+    return stack([dataset.images[stem] for stem in listed], run.input)
 
 
 def stack(paths: Sequence[Path], spec: InputSpec) -> np.ndarray:

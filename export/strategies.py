@@ -18,7 +18,7 @@ from gazeseg_serve.training.networks.ensemble import Ensemble
 from gazeseg_serve.training.networks.unet import UNet
 
 from .fuse import FusedEnsemble
-from .gate_images import learning_images
+from .gate_images import learning_images, learning_negatives
 from .parity import eager_ensemble
 from .settings import ExportSettings
 from .single import average, best_level
@@ -58,7 +58,8 @@ def build_strategy(settings: ExportSettings, run: Run, ensemble: Ensemble, data:
     images = learning_images(run, data, settings.unlabelled)
     recorded = all("val_dice" in level.metrics for level in run.levels)
     start = ensemble.networks[best_level(run, ensemble)[0] if recorded else 0]
-    network, _ = distill_run(run, ensemble, images, settings.student, start, student_run)
+    empty = learning_negatives(run, data) if settings.student.negatives else None
+    network, _ = distill_run(run, ensemble, images, settings.student, start, student_run, empty)
     return _student(network, run, {"student": asdict(settings.student) | {"images": len(images)}})
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from gazeseg_serve.contract import InputSpec, Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, TrainingError
-from gazeseg_serve.export.gate_images import learning_images
+from gazeseg_serve.export.gate_images import learning_images, learning_negatives
 from gazeseg_serve.export.parity import eager_ensemble
 from gazeseg_serve.export.student_graph import StudentGraph, eager_student
 from gazeseg_serve.training.learning import distill
@@ -148,7 +148,7 @@ def test_the_ensemble_is_asked_once_for_each_view(monkeypatch: pytest.MonkeyPatc
 def test_what_is_cached_is_what_the_ensemble_says_of_that_view() -> None:
     ensemble = ensemble_of()
     fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
-    seen, said = distill.Teacher(ensemble, fabric).views(IMAGES, Augmenter(distill.AUGMENT), dataclasses.replace(TINY, views=2))
+    seen, said = distill.Teacher(ensemble, fabric).views(IMAGES, Augmenter(TINY.augment), dataclasses.replace(TINY, views=2))
     assert seen.shape == (12, 3, 32, 32)
     assert seen.dtype == torch.uint8
     wanted = eager_ensemble(ensemble)(seen.permute(0, 2, 3, 1).numpy())
@@ -277,3 +277,53 @@ def run_of(ensemble: Ensemble, folder: Path) -> Run:
     run = Run(ensemble.spec, dataclasses.asdict(ensemble.architecture), levels, {}, 0, {"train": ("a",), "val": ("b",)}, {}, {})
     run.save(folder)
     return run
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_what_shows_nothing_is_background_whatever_the_ensemble_says(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble = ensemble_of(classes)
+    white = np.full((3, 32, 32, 3), 255, np.uint8)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    real = distill.distillation_loss
+
+    def watched(logits: torch.Tensor, target: torch.Tensor, count: int) -> torch.Tensor:
+        seen.append((logits, target))
+        return real(logits, target, count)
+
+    monkeypatch.setattr(distill, "distillation_loss", watched)
+    settings = dataclasses.replace(TINY, batch=4, negatives=0.5, zoom=(0.5, 2.0))
+    distill.distill(ensemble, IMAGES, settings, empty=white)
+    assert len(seen) == settings.steps
+    for logits, target in seen:
+        assert len(logits) == len(target) == 4
+        foreground = target[2:, 1:] if classes > 1 else target[2:]
+        assert not foreground.any()  # neither a class nor a disagreement
+        if classes > 1:
+            assert (target[2:, 0] == 1).all()
+        assert target[:2].amin() > 0  # asked of the ensemble, which is never that sure
+
+
+def test_negatives_are_of_the_batch_s_share_and_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble, sizes = ensemble_of(), []
+    answer = distill.Teacher.answer
+    monkeypatch.setattr(distill.Teacher, "answer", lambda self, x: sizes.append(len(x)) or answer(self, x))
+    for share, asked in ((0.0, 4), (0.25, 3), (0.99, 1)):
+        sizes.clear()
+        distill.distill(ensemble, IMAGES, dataclasses.replace(TINY, batch=4, negatives=share), empty=IMAGES[:2])
+        assert set(sizes) == {asked}
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match="less than 1"):
+            dataclasses.replace(TINY, negatives=wrong)
+    with pytest.raises(ConfigError, match=r"augment\.zoom"):
+        dataclasses.replace(TINY, zoom=(2.0, 1.0))
+
+
+def test_listed_negatives_are_not_asked_of_the_ensemble(lively_run: Path, phantoms: Path, tmp_path: Path) -> None:
+    run = Run.load(lively_run)
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    (data / "negatives.txt").write_text("\n".join((*run.splits["train"][:2], run.splits["val"][0])))
+    assert len(learning_images(run, data)) == len(run.splits["train"]) - 2
+    assert len(learning_negatives(run, data)) == 2  # those of the other splits teach nothing
+    with pytest.raises(DatasetError, match=r"negatives = 0\.0"):
+        learning_negatives(run, phantoms)

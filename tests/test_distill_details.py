@@ -15,7 +15,7 @@ from test_distill import IMAGES, TINY, ensemble_of
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.training.learning import distill as room
 from gazeseg_serve.training.learning.augment import Augmenter
-from gazeseg_serve.training.learning.distill import AUGMENT, Teacher, augmented, distill, make_student, soft_targets
+from gazeseg_serve.training.learning.distill import Teacher, augmented, distill, make_student, soft_targets
 from gazeseg_serve.training.learning.optimise import rate_at
 from gazeseg_serve.training.learning.student import Student
 
@@ -42,7 +42,7 @@ def test_each_step_sees_views_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_two_seeds_are_two_views_of_the_same_images_in_the_same_type() -> None:
-    augment = Augmenter(AUGMENT)
+    augment = Augmenter(TINY.augment)
     first, again, other = (augmented(augment, IMAGES, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -53,7 +53,7 @@ def test_two_seeds_are_two_views_of_the_same_images_in_the_same_type() -> None:
 
 def test_views_that_are_known_are_of_every_image_and_all_different() -> None:
     teacher = Teacher(ensemble_of(), Fabric(accelerator="cpu", devices=1, precision="32-true"))
-    images, answers = teacher.views(IMAGES, Augmenter(AUGMENT), dataclasses.replace(TINY, views=3, batch=4))
+    images, answers = teacher.views(IMAGES, Augmenter(TINY.augment), dataclasses.replace(TINY, views=3, batch=4))
     assert images.shape == (18, 3, 32, 32)
     assert answers.shape == (18, 2, 32, 32)
     assert answers.dtype == torch.float16

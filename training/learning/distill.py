@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -28,15 +28,11 @@ from ..networks.ensemble import Ensemble, activation, disagreement, load_ensembl
 from ..networks.unet import UNet, seeded_unet
 from .augment import Augmenter
 from .checkpoint import STATE_FILE, load_checkpoint, save_checkpoint
-from .config import Augment
 from .data import batch_indices, unit_images
 from .optimise import check_finite, make_optimiser, set_rate
 from .run_folder import versions, write_history, write_level
 from .student import Student
 
-# Geometry alone: an ensemble is not asked of colours that it may not have been taught with. With brightness, contrast and
-# noise a student of kvasir_imagenet's networks, which never saw such, lost 0.05 Dice (docs/performance.md).
-AUGMENT = Augment(flips=True, rotate=45.0, scale=0.25, translate=0.1)
 Network = TypeVar("Network", bound=nn.Module)
 _CHECKPOINT_EVERY = 100
 _LOG_EVERY = 100
@@ -50,12 +46,14 @@ def distill(
     out: Path | None = None,
     origin: dict[str, Any] | None = None,
     device: str = "cpu",
+    empty: np.ndarray | None = None,
 ) -> UNet:
     """Train a student on `images` `(N, H, W, C)` of the ensemble's input size and dtype; returned in eval mode on the CPU.
 
     start   a level to begin from, used where it fits
     out     a folder for the training state: a training that was interrupted there goes on
     origin  what else the state must have come from, compared when it is taken up
+    empty   images of the same kind that show nothing, of which `settings.negatives` of each batch are
 
     The result depends on the arguments and the seed alone (on one machine). Raises ConfigError, and TrainingError for a loss
     that is not finite or an `out` of other settings.
@@ -65,22 +63,27 @@ def distill(
     fabric = Fabric(accelerator=device, devices=1, precision=settings.precision)  # type: ignore[arg-type]
     student = _channels_last(fabric.to_device(make_student(ensemble, settings, start)))
     optimiser = make_optimiser(settings.schedule, student)
-    config = student_config(settings, images, origin)
+    config = student_config(settings, images, origin, empty)
     first, history = 0, []
     if out is not None and (out / STATE_FILE).is_file():
         first, history = load_checkpoint(out, config, student, optimiser)
         log.info("the student of %s goes on at step %d", out, first)
-    teacher, augment = Teacher(ensemble, fabric), Augmenter(AUGMENT)
+    teacher, augment = Teacher(ensemble, fabric), Augmenter(settings.augment)
     known = teacher.views(images, augment, settings) if settings.views and first < settings.steps else None
+    spared = 0 if empty is None else min(settings.batch - 1, round(settings.negatives * settings.batch))
     for step in track(range(first, settings.steps), "distilling", settings.steps - first):
         rate = set_rate(optimiser, step, settings.schedule)
         count = len(images) if known is None else len(known[0])
-        chosen = batch_indices(step, count, settings.batch, settings.seed)
+        chosen = batch_indices(step, count, settings.batch - spared, settings.seed)
         if known is None:
             x = augmented(augment, images[chosen], settings.seed * 1_000_003 + step)
             target = teacher.answer(x)
         else:
             x, target = known[0][chosen], known[1][chosen]
+        if empty is not None and spared:
+            nothing = empty[np.random.default_rng((settings.seed, step)).integers(len(empty), size=spared)]
+            x = torch.cat([x, augmented(augment, nothing, settings.seed * 1_000_003 + settings.steps + step)])
+            target = torch.cat([target, _background(target, spared, ensemble.spec.outputs)])
         with fabric.autocast():
             logits = student(teacher.prepare(x)).float()
             loss = distillation_loss(logits, fabric.to_device(target).float(), ensemble.spec.outputs)
@@ -100,14 +103,35 @@ def distill(
     return student.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload] # unknown to torch's own stubs
 
 
-def student_config(settings: Student, images: np.ndarray, origin: dict[str, Any] | None) -> dict[str, Any]:
+def _background(like: Tensor, count: int, classes: int) -> Tensor:
+    """Targets `(count, ...)` as `soft_targets` gives them, of images that show nothing, on which all levels agree."""
+    target = like.new_zeros((count, *like.shape[1:]))
+    if classes > 1:
+        target[:, 0] = 1
+    return target
+
+
+def student_config(
+    settings: Student, images: np.ndarray, origin: dict[str, Any] | None, empty: np.ndarray | None = None
+) -> dict[str, Any]:
     """What a student's training depends on, as JSON values."""
-    seen = {"count": len(images), "sha256": sha256(np.ascontiguousarray(images).tobytes())}
-    return asdict(settings) | {"images": seen, "augment": asdict(AUGMENT), "origin": origin or {}}
+
+    def seen(pixels: np.ndarray) -> dict[str, Any]:
+        return {"count": len(pixels), "sha256": sha256(np.ascontiguousarray(pixels).tobytes())}
+
+    negatives = {} if empty is None or not settings.negatives else {"empty": seen(empty)}
+    facts = {"images": seen(images), "augment": asdict(settings.augment), "origin": origin or {}}
+    return cast(dict[str, Any], json.loads(json.dumps(asdict(settings) | facts | negatives)))
 
 
 def distill_run(
-    run: Run, ensemble: Ensemble, images: np.ndarray, settings: Student, start: UNet, out: Path
+    run: Run,
+    ensemble: Ensemble,
+    images: np.ndarray,
+    settings: Student,
+    start: UNet,
+    out: Path,
+    empty: np.ndarray | None = None,
 ) -> tuple[UNet, Run]:
     """`distill` into the run folder `out`, which `export`, `evaluate` and `relabel` then read like any other.
 
@@ -118,12 +142,12 @@ def distill_run(
     origin = {"distilled_from": [level.sha256 for level in run.levels]}
     if (out / RUN_FILE).exists():
         found, student = load_ensemble(out)
-        if found.config != json.loads(json.dumps(student_config(settings, images, origin))):
+        if found.config != student_config(settings, images, origin, empty):
             raise TrainingError(f"{out} holds another finished run (other settings, images or teachers); choose another folder")
         log.info("the student of %s is finished, and taken as it is", out)
         return student.networks[0], found
-    network = distill(ensemble, images, settings, start, out, origin)
-    config = student_config(settings, images, origin)
+    network = distill(ensemble, images, settings, start, out, origin, empty=empty)
+    config = student_config(settings, images, origin, empty)
     made = Run(
         run.input,
         asdict(settings.architecture(run.input.channels, network.classifier.out_channels)),

@@ -311,9 +311,9 @@ def gazepoint(folder: Path) -> Path:
     return mapping(folder, "raw/*.csv")
 
 
-def gazepoint_fixations(folder: Path) -> Path:
+def gazepoint_samples(folder: Path) -> Path:
     gazepoint(folder)
-    for file in (folder / "raw").glob("*_all_gaze.csv"):
+    for file in (folder / "raw").glob("*_fixations.csv"):
         file.unlink()
     return folder / "gaze.toml"
 
@@ -488,8 +488,8 @@ MAKERS: dict[Callable[[Path], Path], str] = {
     pupil_fixations: "Pupil Core, fixations on a surface (fixations)",
     neon_marker_mapper: "Pupil Labs Marker Mapper (raw samples)",
     neon_reference_image: "Pupil Labs Reference Image Mapper (fixations)",
-    gazepoint: "GazePoint Analysis, all gaze (raw samples)",
-    gazepoint_fixations: "GazePoint Analysis, fixations (fixations)",
+    gazepoint: "GazePoint Analysis, fixations (fixations)",
+    gazepoint_samples: "GazePoint Analysis, all gaze (raw samples)",
     eye_gaze_dataset: "eye-gaze-dataset (fixations)",
     smi: "SMI BeGaze raw data (raw samples)",
     smi_events: "SMI BeGaze events (fixations)",

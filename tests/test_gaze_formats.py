@@ -56,6 +56,48 @@ def test_of_two_forms_of_one_recording_one_is_read(tmp_path):
     assert sum("is left aside: User" in note for note in notes) == 2
 
 
+def test_columns_of_samples_choose_the_file_of_samples(tmp_path):
+    """The file of fixations lies elsewhere; a pattern that catches both must not mix them."""
+    made.gazepoint(tmp_path)
+    for file in (tmp_path / "raw").glob("*_fixations.csv"):
+        header, *rows = file.read_text().splitlines()
+        file.write_text("\n".join([header, *(row.replace("0.72222", "0.10000") for row in rows)]))
+    columns = '[columns]\ntime = "TIME"\nx = "BPOGX"\ny = "BPOGY"\nimage = "MEDIA_NAME"\nvalidity = "BPOGV"\n'
+    table = read(made.mapping(tmp_path, "raw/*.csv", columns + '[units]\ntime = "s"\nposition = "screen"'))
+    np.testing.assert_allclose(table.paths["l"].y, 0.75, atol=0.01)
+    assert any("all gaze (raw samples)" in note for note in table.notes)
+
+
+def test_files_without_gaze_are_left_aside_in_a_folder_and_refused_alone(tmp_path):
+    surfaces = made.pupil_gaze(tmp_path)
+    scene = "gaze_timestamp,world_index,confidence,norm_pos_x,norm_pos_y\n1,2,3,.4,.5\n"
+    (surfaces / "gaze_positions.csv").write_text(scene)
+    for n in range(4):
+        (surfaces / f"events_{n}.csv").write_text("surface,event\nl,seen\n")
+    table = read(surfaces)
+    assert list(table.paths) == ["l", "p"]
+    assert any("events_0.csv is left aside: events_0.csv is no tracker's gaze" in note for note in table.notes)
+    assert "and 2 more files are left aside: they hold no gaze" in table.notes
+    for file in surfaces.glob("*_on_surface_*"):
+        file.unlink()
+    with pytest.raises(DatasetError, match=r"none of its 5 file\(s\) is a tracker's gaze"):
+        read(surfaces)
+
+
+def test_a_folder_with_edf_alone_names_the_converter(tmp_path):
+    (tmp_path / "s1.edf").write_bytes(b"SR_RESEARCH")
+    with pytest.raises(DatasetError, match="edf2asc"):
+        read(tmp_path)
+
+
+def test_a_recording_of_bids_without_its_sidecar_says_so(tmp_path):
+    made.bids(tmp_path)
+    for file in tmp_path.glob("*_physio.json"):
+        file.unlink()
+    with pytest.raises(DatasetError, match="no sidecar sub-01_task-look_recording-eye1_physio"):
+        read(tmp_path / "sub-01_task-look_recording-eye1_physio.tsv.gz")
+
+
 def test_both_eyes_events_are_one_look(tmp_path):
     table = read(made.eyelink_asc_events(tmp_path))
     assert len(table.paths["l"]) == 2

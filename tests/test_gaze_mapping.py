@@ -273,6 +273,16 @@ def test_a_file_is_a_reader_where_gaze_toml_says_so_and_in_a_folder_of_readers(t
     assert read(tmp_path / "readers").classes == ("lesion",)
 
 
+def test_a_folder_of_one_images_files_is_a_reader(tmp_path):
+    header = "CURRENT_FIX_X,CURRENT_FIX_Y,CURRENT_FIX_DURATION"
+    for name, x in (("ann", 0.2), ("bob", 0.8)):
+        made.write(tmp_path / "raw" / name / "l.csv", [header, f"{x},0.5,200"])
+    expected = {"ann": [0.2], "bob": [0.8]}
+    assert {name: list(scan.x) for name, scan in read(tmp_path / "raw").readers["l"].items()} == expected
+    (tmp_path / "raw").rename(tmp_path / "readers")
+    assert {name: list(scan.x) for name, scan in read(tmp_path / "readers").readers["l"].items()} == expected
+
+
 def test_files_that_show_one_image_are_readers_of_their_own(tmp_path):
     for name, place in (("s1", PIXELS), ("s2", {"l": (1500, 400), "p": made.on_screen("p")})):
         table(tmp_path, f"{COLUMNS}{made.SCREEN_TOML}", looks(place), name=f"raw/{name}.csv")

@@ -19,7 +19,7 @@ from gazeseg_serve.errors import DatasetError
 from .bounds import unit_of_rate
 from .csv_table import Table, number, read_table
 from .file_text import decode, read_bytes, split_lines
-from .layout import Layout, stem_of
+from .layout import Layout, NotGazeError, stem_of
 from .mapping import AUTO, MILLISECONDS, Columns, Screen, Units
 
 _UNITS = {
@@ -37,18 +37,25 @@ _LEVELS = 4  # folders from a recording up to the dataset's root
 
 
 def sidecar(path: Path) -> dict[str, Any] | None:
-    """What the JSON files beside and above a recording say, nearer ones first; None where none names columns."""
+    """What the JSON files beside and above a recording say, nearer ones first; None where this is no such recording.
+
+    Raises NotGazeError for a recording of BIDS whose columns none of them names.
+    """
     if not re.search(r"\.tsv(?:\.gz)?$", path.name, re.IGNORECASE):
         return None
     said = _inherited(path, stem_of(path))
-    return said if isinstance(said.get("Columns"), list) else None
+    if isinstance(said.get("Columns"), list):
+        return said
+    if re.search(r"_physio(?:events)?$", stem_of(path)):
+        raise NotGazeError(f"{path} has no header, and no sidecar {stem_of(path)}.json that names its Columns")
+    return None
 
 
 def read(path: Path, said: dict[str, Any]) -> Layout:
     """The layout of a headerless recording with its sidecar. Raises DatasetError for positions that are not on a screen."""
     names = tuple(map(str, said["Columns"]))
     if "onset" in names or not {"x_coordinate", "y_coordinate"} <= set(names):
-        raise DatasetError(
+        raise NotGazeError(
             f"{path} has the columns {', '.join(names)}, no x_coordinate and y_coordinate; give the _physio file"
         )
     system = str(said.get("SampleCoordinateSystem", "gaze-on-screen"))

@@ -10,11 +10,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-from gazeseg_serve.errors import DatasetError
-
 from .csv_table import Table, number
 from .gazemedseg import CLASS, DURATION, IMAGE, INDEX, START, X, Y
-from .layout import Header, Layout
+from .layout import Header, Layout, NotGazeError
 from .mapping import Columns, Units
 
 _LOOK = 2000  # rows whose positions tell pixels from shares
@@ -55,7 +53,7 @@ def recognise(table: Table) -> Layout | None:
         return Layout("EyeLink Data Viewer, sample report", f"its columns TIMESTAMP, {eyes[0][0]}", table, columns, units)
     for name, report in _OTHER.items():
         if name in head and session:
-            raise DatasetError(f"{table.path} is Data Viewer's {report}, which holds no fixations; export the fixation report")
+            raise NotGazeError(f"{table.path} is Data Viewer's {report}, which holds no fixations; export the fixation report")
     return None
 
 

@@ -48,7 +48,7 @@ def recognise(table: Table) -> Layout | None:
         columns,
         Units("s", "s", "image_pixels" if original else "screen", "top left", valid=("1",)),
         reader=user[1] if user else None,
-        recording=user[1] if user else None,
+        recording=user[1] if user else "" if original else None,
     )
 
 

@@ -8,8 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gazeseg_serve.errors import DatasetError
+
 from .csv_table import Table, fold
 from .mapping import Area, Columns, Screen, Units
+
+
+class NotGazeError(DatasetError):
+    """A file of a known program that holds no gaze of an image; among others it is left aside, alone it is an error."""
 
 
 @dataclass(frozen=True)

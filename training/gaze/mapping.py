@@ -244,6 +244,8 @@ def _check(path: Path, mapping: GazeMapping) -> None:
             raise ConfigError(f"{path}: columns.{name} needs {count} columns")
     if units.valid_from is not None and units.valid_to is not None and units.valid_from > units.valid_to:
         raise ConfigError(f"{path}: valid_from {units.valid_from} is above valid_to {units.valid_to}")
+    if columns.end is not None and columns.duration is None and columns.time is None:
+        raise ConfigError(f"{path}: columns.end needs columns.time, where the fixation starts")
     if columns.x and not columns.fixations and columns.time is None:
         raise ConfigError(f"{path}: columns.time is missing; raw samples need it (fixations need columns.duration instead)")
 

@@ -7,10 +7,8 @@ which say nothing of an image. (Pupil Labs, "Export Formats" of either mapper.)
 
 from __future__ import annotations
 
-from gazeseg_serve.errors import DatasetError
-
 from .csv_table import Table
-from .layout import Header, Layout
+from .layout import Header, Layout, NotGazeError
 from .mapping import Columns, Units
 
 _MAPPED = (  # what tells the file, x, y, the flag, position
@@ -42,7 +40,8 @@ def recognise(table: Table) -> Layout | None:
         )
         units = Units("ns", "ms", position, "top left")
         mapper = "Marker Mapper" if position == "image" else "Reference Image Mapper"
-        return Layout(f"Pupil Labs {mapper}", f"its column {x}", table, columns, units, only={detected: ("true", "1")})
+        only = {detected: ("true", "1")}
+        return Layout(f"Pupil Labs {mapper}", f"its column {x}", table, columns, units, only=only, recording="")
     if "timestamp [ns]" in head or "start timestamp [ns]" in head:
         return _scene(table, head)
     return None
@@ -65,8 +64,8 @@ def _scene(table: Table, head: Header) -> Layout | None:
 
 
 def refuse_scene(layout: Layout) -> None:
-    """Raises DatasetError for gaze in the scene camera of which nobody says where the image stood in its picture."""
-    raise DatasetError(
+    """Raises NotGazeError for gaze in the scene camera of which nobody says where the image stood in its picture."""
+    raise NotGazeError(
         f"{layout.table.path} is gaze in Neon's scene camera, which says nothing of an image; map it in Pupil Cloud with the "
         "Marker Mapper or the Reference Image Mapper, or say by [area] in gaze.toml where the image stood in its picture"
     )

@@ -14,10 +14,8 @@ from __future__ import annotations
 import math
 import re
 
-from gazeseg_serve.errors import DatasetError
-
 from .csv_table import Table, number
-from .layout import Header, Layout, stem_of
+from .layout import Header, Layout, NotGazeError, stem_of
 from .mapping import Columns, Units
 
 CONFIDENT = 0.6  # below it Pupil's own software takes gaze for lost
@@ -50,7 +48,7 @@ def recognise(table: Table) -> Layout | None:
             image=image,
         )
     if head.has("norm_pos_x", "norm_pos_y", "confidence"):
-        raise DatasetError(
+        raise NotGazeError(
             f"{table.path} is Pupil Core's gaze in the scene camera, which says nothing of an image; "
             "define the image as a surface in Pupil Player and give its gaze_positions_on_surface_<image>.csv"
         )
@@ -76,4 +74,12 @@ def _fixations(table: Table, head: Header, image: str | None) -> Layout:
         joined.append((line, [*first[:3], *(repr(value) if math.isfinite(value) else "" for value in mean), str(bool(on))]))
     columns = Columns("start_timestamp", ("norm_pos_x",), ("norm_pos_y",), duration="duration", index="fixation_id")
     flat = Table(table.path, names, records=joined)
-    return Layout("Pupil Core, fixations on a surface", "its columns fixation_id, on_surf", flat, columns, _UNITS, image=image)
+    return Layout(
+        "Pupil Core, fixations on a surface",
+        "its columns fixation_id, on_surf",
+        flat,
+        columns,
+        _UNITS,
+        image=image,
+        recording=image,
+    )

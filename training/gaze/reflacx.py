@@ -8,6 +8,7 @@ The folder is named after the reading; metadata_phase_<n>.csv two folders up say
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 
 from .csv_table import Table, number, read_table
@@ -41,6 +42,7 @@ def recognise(table: Table) -> Layout | None:
         columns,
         Units("s", "s", "image_pixels", "top left"),
         image=image,
+        recording="",
         reader=table.path.parent.name if image else None,
         image_size=size or (_shown(table) if head.has(*_SHOWN) else None),
     )
@@ -51,17 +53,27 @@ def _metadata(path: Path) -> tuple[str | None, tuple[float, float] | None]:
     reading = path.parent.name
     folders = (path.parent, path.parent.parent, path.parent.parent.parent)
     for file in (file for folder in folders for file in sorted(folder.glob("metadata_phase_*.csv"))):
-        table = read_table(file)
-        if table.column("id") is None or table.column("dicom_id") is None:
-            continue
-        places = table.require("id", "dicom_id")
-        sizes = [table.column(name) for name in ("image_size_x", "image_size_y")]
-        for _, cells in table:
-            if cells is not None and cells[places[0]] == reading:
-                values = [number(cells[table.names.index(name)]) for name in sizes if name]
-                size = (values[0], values[1]) if len(values) == 2 and min(values) > 0 else None
-                return cells[places[1]], size
+        readings = _readings(file, file.stat().st_mtime_ns)
+        if reading in readings:
+            return readings[reading]
     return None, None
+
+
+@lru_cache(maxsize=8)
+def _readings(file: Path, changed: int) -> dict[str, tuple[str, tuple[float, float] | None]]:
+    """Image and size of every reading that a metadata file lists."""
+    table = read_table(file)
+    if table.column("id") is None or table.column("dicom_id") is None:
+        return {}
+    places = table.require("id", "dicom_id")
+    sizes = [table.names.index(name) for name in map(table.column, ("image_size_x", "image_size_y")) if name]
+    found: dict[str, tuple[str, tuple[float, float] | None]] = {}
+    for _, cells in table:
+        if cells is not None:
+            values = [number(cells[place]) for place in sizes]
+            size = (values[0], values[1]) if len(values) == 2 and min(values) > 0 else None
+            found[cells[places[0]]] = (cells[places[1]], size)
+    return found
 
 
 def _shown(table: Table) -> tuple[float, float] | None:

@@ -201,7 +201,7 @@ class _Rows:
                 row.y = 1 - row.y
             elif self.origin == "center":
                 row.x, row.y = 0.5 + row.x, 0.5 - row.y
-            row.area = self._area(stem, cells)
+            row.area = None if self.fixations else self._area(stem, cells)
             return
         width, height = self.screen or (math.nan, math.nan)
         if self.position != "pixels":

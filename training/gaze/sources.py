@@ -14,14 +14,12 @@ from gazeseg_serve.imaging import read_image
 
 from . import fixation_rows, raw_samples, readers
 from .classes import class_names, row_label
-from .compose import assumptions, compose, recognised
-from .csv_table import Table
 from .fixation_rows import READING, Found
-from .formats import SUFFIXES, gaze_files, recognise
 from .gazemedseg import NAME as PLAIN
-from .layout import Layout, stem_of
-from .mapping import GazeMapping, load_mapping
+from .layout import Layout
+from .mapping import load_mapping
 from .names import ImageNames
+from .recordings import file_reader, fixation_file, layouts_of
 from .rows import read_rows
 from .scan_paths import MALFORMED, UNKNOWN_IMAGE, FixationTable, scan_path
 from .track_loss import Looked, shares, track_loss
@@ -54,15 +52,6 @@ def find_gaze(root: Path) -> Path:
     )
 
 
-def fixation_file(root: Path) -> Path | None:
-    """The file in a folder that is called fixations, whatever its ending."""
-    plain = root / SOURCES[0]
-    if plain.is_file():
-        return plain
-    others = (file for file in sorted(root.glob("fixations.*")) if file.is_file())
-    return next((file for file in others if file.suffix.lower() in (*SUFFIXES, ".edf")), None)
-
-
 def read_gaze(
     path: Path | str,
     images: Mapping[str, Path],
@@ -88,7 +77,7 @@ def read_for(
     pool: str = "mean",
 ) -> FixationTable:
     """`read_gaze` for names of images."""
-    layouts, mapping, notes = _layouts(path, images)
+    layouts, mapping, notes = layouts_of(path, images)
     rows = [list(read_rows(layout, images)) for layout in layouts]
     names = class_names(path, [row_label(row) for file in rows for row in file], classes)
     labels = {name: i for i, name in enumerate(names, start=1)}
@@ -113,89 +102,13 @@ def read_for(
     return dataclasses.replace(table, rows=count, track_loss=shares(looked, table.paths))
 
 
-def _layouts(path: Path, images: ImageNames) -> tuple[list[Layout], GazeMapping, list[str]]:
-    """The layouts of all files that `path` means, the mapping over them, and what to say of them."""
-    mapping = load_mapping(path) if path.suffix == ".toml" else GazeMapping()
-    files, alone = _files(path, mapping), path.is_file() and path.suffix != ".toml"
-    layouts, notes = [], []
-    for file in files:
-        found = recognise(file, images)
-        if isinstance(found, Table) and not mapping.columns.x and len(files) > 1 and not alone:
-            notes.append(f"{file.name} is left aside: it is no tracker's gaze that is known")
-            continue
-        layouts.append(compose(found, mapping, images))
-    if not layouts:
-        raise DatasetError(f"{path}: none of its {len(files)} file(s) is a tracker's gaze that is known; write a gaze.toml")
-    layouts = _once(layouts, notes)
-    layouts = _by_file(path, layouts, mapping, notes)
-    told = Counter(recognised(layout) for layout in layouts)
-    first = [f"{'' if count == 1 else f'{count} files: '}{text}" for text, count in told.items()]
-    assumed = list(dict.fromkeys(text for layout in layouts for text in assumptions(layout)))
-    if path.suffix != ".toml" and (path.parent / "gaze.toml").is_file() and path.name.startswith("fixations"):
-        notes.append(f"{path.parent / 'gaze.toml'} is not read, since {path.name} is there; --gaze names it")
-    return layouts, mapping, [*first, *assumed, *notes]
-
-
-def _files(path: Path, mapping: GazeMapping) -> list[Path]:
-    if path.suffix == ".toml":
-        if not mapping.files:
-            table = fixation_file(path.parent)
-            if table is None:
-                raise DatasetError(f'{path} names no files, and no fixations.csv is beside it; write files = ["raw/*.csv"]')
-            return [table]
-        files = [file for pattern in mapping.files for file in sorted(path.parent.glob(pattern)) if file.is_file()]
-        if not files:
-            raise DatasetError(f"{path}: no file matches {', '.join(mapping.files)} in {path.parent}")
-        return list(dict.fromkeys(files))
-    if path.is_dir():
-        files = [file for file in gaze_files(path) if file.suffix != ".json" or not _is_sidecar(file)]
-        if not files:
-            raise DatasetError(
-                f"{path} holds no .csv file or other gaze; put one fixation table a class there, named <CLASS>.csv"
-            )
-        return files
-    return [path]
-
-
-def _is_sidecar(file: Path) -> bool:
-    """Whether a JSON file describes another one, as BIDS and Pupil Labs have them."""
-    return any(file.with_name(file.stem + end).exists() for end in (".tsv.gz", ".tsv", ".csv")) or file.stem.endswith(
-        ("_physio", "_events", "_physioevents", "dataset_description", "participants", "info")
-    )
-
-
-def _once(layouts: list[Layout], notes: list[str]) -> list[Layout]:
-    """The layouts without second forms of one recording: raw samples before fixations, the first eye before the other."""
-    kept: dict[tuple[Path, str], Layout] = {}
-    for layout in sorted(layouts, key=lambda one: (one.columns.fixations, one.table.path)):
-        key = (layout.table.path.parent, layout.recording or str(layout.table.path))
-        if key in kept:
-            first = kept[key].table.path.name
-            notes.append(f"{layout.table.path.name} is left aside: {first} holds the same recording")
-        else:
-            kept[key] = layout
-    return [layout for layout in layouts if layout in kept.values()]
-
-
-def _by_file(path: Path, layouts: list[Layout], mapping: GazeMapping, notes: list[str]) -> list[Layout]:
-    """In a folder of fixation tables a file is a class, in one called readers a reader."""
-    if not path.is_dir() or not all(one.columns.fixations and one.columns.image and not one.columns.label for one in layouts):
-        return layouts
-    if path.name == "readers":
-        return [one.replace(reader=stem_of(one.table.path), columns=one.columns.without_reader()) for one in layouts]
-    if len(layouts) > 1:
-        names = ", ".join(stem_of(one.table.path) for one in layouts)
-        notes.append(f"each file is a class: {names}; if they are readers, call the folder readers")
-    return [one.replace(label=stem_of(one.table.path)) for one in layouts]
-
-
 def _merge(parts: list[tuple[Layout, Found]], found: Found) -> None:
     """Put the files together. Files that show one image without naming their reader are taken for one reader each."""
     seen = Counter(stem for _, part in parts for stem in {stem for stem, reader in part.kept if not reader})
     several = {stem for stem, count in seen.items() if count > 1}
     for layout, part in parts:
         for (stem, reader), fixations in part.kept.items():
-            name = reader or (stem_of(layout.table.path) if several and layout.label is None else "")
+            name = reader or (file_reader(layout) if several and layout.label is None else "")
             found.kept.setdefault((stem, name), []).extend(fixations)
         found.dropped += part.dropped
         found.notes += part.notes

@@ -15,7 +15,7 @@ from typing import Any
 from gazeseg_serve.errors import DatasetError
 
 from .csv_table import Table
-from .layout import Header, Layout
+from .layout import Header, Layout, NotGazeError
 from .mapping import Columns, Screen, Units
 from .names import ImageNames
 
@@ -96,7 +96,7 @@ def _layout(path: Path, trials: list[dict[str, Any]], images: ImageNames) -> Lay
                 cells = [_cell(sample.get("t", sample.get("time"))), _cell(sample.get("x")), _cell(sample.get("y"))]
                 rows.append((number, [*cells, *fixed]))
     if not rows:
-        raise DatasetError(f"{path} is JSON without webgazer_data; it holds no gaze that is read here")
+        raise NotGazeError(f"{path} is JSON without webgazer_data; it holds no gaze that is read here")
     full = [bool(cells[6]) for _, cells in rows]
     columns = Columns(
         "t",

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from artifacts import write_artifact
 from browser import Browser, browsing
-from dicoms import dicom_file
+from dicoms import dicom_file, enhanced_file
 from PIL import Image
 
 pytest.importorskip("bentoml")
@@ -295,6 +295,27 @@ def test_a_series_has_millimetres_and_a_seg(service: Running, tmp_path: Path) ->
             dark, light = await tab.pixels([(60, 20), (20, 20)])
             assert sum(dark) < sum(light), "a slice is shown though the browser cannot read it"
             await tab.photograph("series.png")
+            assert not tab.complaints
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.browser
+def test_a_multi_frame_object_has_its_seg_though_no_picture(service: Running, tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    (tmp_path / "frames.dcm").write_bytes(enhanced_file(np.full((3, 20, 30), 900, np.uint16)))
+    (tmp_path / "saved").mkdir()
+
+    async def scenario() -> None:
+        async with browsing(service.url, tmp_path / "profile") as tab:
+            await opened(tab)
+            await tab.choose(tmp_path / "frames.dcm")
+            await tab.until("status", "frames.dcm: It holds 3 frames")
+            assert [element for element in SAVES if await tab.enabled(element)][:2] == ["save-seg", "save-sr"]
+            assert await tab.text("area") == ""
+            seg = pydicom.dcmread(await tab.saved("save-seg", tmp_path / "saved"))
+            assert (seg.Modality, seg.NumberOfFrames) == ("SEG", 3)
             assert not tab.complaints
 
     asyncio.run(scenario())

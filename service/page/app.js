@@ -36,6 +36,7 @@ async function saving(work, what) {
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     say(error.message, true);
+    at("force").hidden = error.code !== "outside-intended-use";
   }
 }
 
@@ -97,7 +98,9 @@ at("clear").addEventListener("click", () => {
   say("No image yet.");
 });
 at("force").addEventListener("click", () => {
-  state.current.force = true;
+  for (const item of [state.current, ...sameSeries(state.items, state.current)]) {
+    Object.assign(item, { force: true, state: "waiting", reason: "" });
+  }
   choose(state.current);
 });
 at("threshold").addEventListener("input", preview);

@@ -57,6 +57,7 @@ export function update(item, current = null) {
   const words = { waiting: "waiting", busy: "segmenting …", refused: reason };
   row.querySelector("small").textContent = words[state]
     ?? (summary.count ? `${summary.count} × found · ${areaText(summary.area, 0, header?.spacing)}` : "nothing found");
+  row.title = reason;
   if (current === null) return;
   if (current) row.firstChild.setAttribute("aria-current", "true");
   else row.firstChild.removeAttribute("aria-current");

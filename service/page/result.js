@@ -44,7 +44,7 @@ export function clearResult() {
 function setShown(value) {
   state.shown = value && Object.freeze(value);
   const slices = state.current ? sameSeries(state.items, state.current).length : 0;
-  for (const id of SAVES) at(id).disabled = state.shown === null;
+  for (const id of SAVES) at(id).disabled = state.shown === null || state.shown.unseen;
   for (const id of OF_DICOM) at(id).disabled = !state.shown?.item.header;
   for (const id of OF_SERIES) at(id).hidden = slices < 2;
   at("save-series").textContent = `DICOM SEG of the series (${slices} slices)`;
@@ -69,6 +69,10 @@ async function show(item, signal) {
   update(item);
   try {
     state.card ??= await loadCard();
+    if (item.header?.frames > 1) {
+      offerUnseen(item);
+      return;
+    }
     const pictures = await load(item, signal);
     if (signal.aborted) return;
     state.loaded = pictures;
@@ -86,6 +90,14 @@ async function show(item, signal) {
     update(item);
     count();
   }
+}
+
+// A multi-frame object is no picture of this page's; what DICOM keeps of it can be had all the same, and is said to be unseen.
+function offerUnseen(item) {
+  const reason = `It holds ${item.header.frames} frames, which are not shown here; its DICOM SEG and report can be saved, unseen.`;
+  Object.assign(item, { state: "refused", reason });
+  say(`${item.name}: ${reason}`);
+  setShown({ item, answer: { model: state.card.id }, query: queryFor(item, threshold()), unseen: true });
 }
 
 // Of a model of one class; with several the likeliest counts, and there is none.

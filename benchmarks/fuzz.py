@@ -4,10 +4,12 @@
     python benchmarks/fuzz.py --requests 20000 --seed 1            boots the service with the tests' tiny artifact
     python benchmarks/fuzz.py --url http://127.0.0.1:3000 ...      one that runs already, on this machine
 
-Nothing may answer 5xx, hang, or make the worker grow or end. Ends with status 1 where something does. Half the requests
-mutate image files of a seed corpus (PNG, JPEG, TIFF, DICOM), the rest abuse headers, parameters, chunked and multipart
-bodies. The seed and the number of the request name every case, so a failure can be made again. After them schemathesis
-makes requests from the OpenAPI document. `--out` keeps the runs of other seeds that the file holds.
+Nothing may answer 5xx, hang, hold up /livez for a second, or make the worker grow or end; memory is a pod's 2 GiB. Ends with
+status 1 where something does. Half the requests mutate image files of a seed corpus (PNG, JPEG, TIFF, DICOM), the rest abuse
+headers, parameters, chunked and multipart bodies, or make much of little: pixel data that is not what its header says, frames,
+tiles, charsets, large legal files, senders who leave (tests/fuzz_hostile.py). The seed and the number of the request name every
+case, so a failure can be made again. After them schemathesis makes requests from the OpenAPI document.
+`--out` keeps the runs of other seeds that the file holds.
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 from artifacts import write_artifact  # noqa: E402
 from fuzzing import Case, attack_document, make_case, seed_corpus, send  # noqa: E402
 from load import growth  # noqa: E402
+from pod import Pod, watched  # noqa: E402
 from serving import Running, running  # noqa: E402
 
 GROWTH_LIMIT = 0.5  # MiB a thousand requests, asked of runs long enough to tell: samples scatter by a few MiB
 LONG_RUN = 10_000
+FREEZE_LIMIT = 1.0  # seconds of /livez
 
 
 async def attack(port: int, requests: int, seed: int, clients: int, report: dict[str, Any], pid: int | None) -> None:
@@ -97,9 +101,11 @@ def main() -> int:
         port = int(options.url.rsplit(":", 1)[1])
         asyncio.run(attack(port, options.requests, options.seed, options.clients, report, None))
     else:
-        with booted() as service:
-            port, pid = int(service.url.rsplit(":", 1)[1]), service.worker().pid
-            asyncio.run(attack(port, options.requests, options.seed, options.clients, report, pid))
+        with booted() as (service, pod):
+            port, pid = service.port, service.worker().pid
+            with watched(service.port, service.process.pid, pod) as seen:
+                asyncio.run(attack(port, options.requests, options.seed, options.clients, report, pid))
+            report.update(seen)
             made = attack_document(service.url, options.examples)
             report["from_the_document"] = {str(status): count for status, count in sorted(made.items())}
             report["same_worker"] = service.worker().pid == pid
@@ -114,18 +120,21 @@ def main() -> int:
         options.out.parent.mkdir(exist_ok=True)
         options.out.write_text(json.dumps(dict(sorted(runs.items()))) + "\n")
     grows = options.requests >= LONG_RUN and report.get("growth_mib_per_1000_requests", 0) > GROWTH_LIMIT
-    return 1 if report["failures"] or report.get("same_worker") is False or report.get("errors_logged") or grows else 0
+    frozen = report.get("livez_worst_seconds", 0) > FREEZE_LIMIT
+    wrong = report["failures"], report.get("errors_logged"), report.get("killed_for_memory"), report.get("same_worker") is False
+    return int(any(wrong) or grows or frozen)
 
 
 @contextlib.contextmanager
-def booted() -> Iterator[Running]:
-    """The service with a tiny artifact, small limits and no patience for slow bodies."""
-    with tempfile.TemporaryDirectory() as scratch:
+def booted() -> Iterator[tuple[Running, Pod]]:
+    """The service with a tiny artifact, small limits and no patience for slow bodies, in a pod's memory."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.closing(Pod()) as pod:
         folder = Path(scratch) / "artifact"
         write_artifact(folder)
         with running(
             folder,
             Path(scratch),
+            pod.inside,
             GAZESEG_MAX_BYTES="2000000",
             GAZESEG_MAX_PIXELS="4000000",
             GAZESEG_READ_SECONDS="0.5",
@@ -133,7 +142,7 @@ def booted() -> Iterator[Running]:
             GAZESEG_BATCH_SECONDS="10",
             GAZESEG_MAX_IMAGES="20",
         ) as service:
-            yield service
+            yield service, pod
 
 
 if __name__ == "__main__":

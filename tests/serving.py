@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,18 +92,22 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, scratch: Path, **settings: str) -> Iterator[Running]:
-    """`gazeseg-serve serve` on a free port, ready; killed at the end if it still runs."""
+def running(folder: Path | None, scratch: Path, inside: Callable[[], None] | None = None, **settings: str) -> Iterator[Running]:
+    """`gazeseg-serve serve` on a free port, ready; killed at the end if it still runs.
+
+    folder: of the artifact; None: the package's own model. inside: called in the process before it starts.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     log = scratch / f"service-{port}.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gazeseg_serve", "serve", str(folder), "--port", str(port)],
+            [sys.executable, "-m", "gazeseg_serve", "serve", *([str(folder)] if folder else []), "--port", str(port)],
             stdout=out,
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, **settings},
+            preexec_fn=inside,
         )
     service = Running(process, f"http://127.0.0.1:{port}", log)
     try:

@@ -104,3 +104,23 @@ def lively_artifact(lively_run: Path, phantoms: Path, tmp_path_factory: pytest.T
     out = tmp_path_factory.mktemp("artifact") / "lively"
     export_run(lively_run, out, phantoms)
     return out
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny artifact: the probability is the brightness. To be read only."""
+    from artifacts import write_artifact
+
+    folder = tmp_path_factory.mktemp("artifact")
+    write_artifact(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny artifact of two classes and one network. To be read only."""
+    from artifacts import write_artifact
+
+    folder = tmp_path_factory.mktemp("zones")
+    write_artifact(folder, classes=("zone", "core"), disagreement=False)
+    return folder

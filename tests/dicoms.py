@@ -70,3 +70,9 @@ def enhanced_file(frames: np.ndarray) -> bytes:
     file = io.BytesIO()
     pydicom.dcmwrite(file, dataset, enforce_file_format=True)
     return file.getvalue()
+
+
+def ramp(height: int = 40, width: int = 64, turned: bool = False) -> np.ndarray:
+    """A slice that grows brighter to the right, or to the left."""
+    values = np.linspace(100, 4000, width)[None].repeat(height, axis=0)
+    return (values[:, ::-1] if turned else values).astype(np.uint16)

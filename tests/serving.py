@@ -72,6 +72,14 @@ class Running:
             if "_bentoml_impl.worker.service" in " ".join(child.cmdline())
         )
 
+    def logged(self, words: str, seconds: float = 30) -> str:
+        """The log, once `words` are in it."""
+        end = time.monotonic() + seconds
+        while words not in (text := self.log.read_text()):
+            assert time.monotonic() < end, f"never logged: {words}"
+            time.sleep(0.01)
+        return text
+
     def batches(self) -> dict[str, float]:
         """The batch-size histogram: the number of engine runs of at most so many images."""
         lines = httpx.get(self.url + "/metrics").text.splitlines()
@@ -127,3 +135,8 @@ def images(number: int) -> list[np.ndarray]:
 
 def as_png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+
+
+def many(*files: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+    """Form fields of one image file each."""
+    return [("image", file) for file in files]

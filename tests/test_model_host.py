@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from artifacts import write_artifact
 
 pytest.importorskip("bentoml")
 from gated_service import gated, metric, post, started, until
@@ -23,13 +22,6 @@ from gazeseg_serve.service.cancel import gather_some
 from gazeseg_serve.service.model_host import Answer, Job, ModelHost, RunBatch
 from gazeseg_serve.service.settings import Settings
 from gazeseg_serve.service.telemetry import Telemetry
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    write_artifact(folder)
-    return folder
 
 
 class ByHand:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -286,11 +287,13 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(tmp_path, sent):
         give_up = time.monotonic() + 60
         while time.monotonic() < give_up and run.poll() is None and len(list(records.glob("p*.json"))) < 2:
             time.sleep(0.02)
+        workers = psutil.Process(run.pid).children(recursive=True)
         os.kill(run.pid, sent)
         output = run.stdout.read().decode()
     assert run.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL), output
     assert "Traceback" not in output
-    time.sleep(1.0)  # workers of a killed parent see it and leave
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert not left, "workers of a killed parent see it and leave"
     done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "refined").glob("p*.png")}
     finished = {path.stem for path in records.glob("p*.json")}
     assert 2 <= len(finished) < 14

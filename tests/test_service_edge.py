@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from artifacts import write_artifact
 from dicoms import dicom_file
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,14 +32,6 @@ from gazeseg_serve.service.model_host import Answer, ModelHost
 from gazeseg_serve.service.problems import Problem, of_image
 from gazeseg_serve.service.settings import Settings
 from gazeseg_serve.service.telemetry import JsonFormatter, Telemetry
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    write_artifact(folder)
-    return folder
-
 
 # The body
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from artifacts import write_artifact
 
 pytest.importorskip("bentoml")
 pytest.importorskip("schemathesis")
@@ -19,13 +18,6 @@ from serving import Running, running
 from gazeseg_serve.errors import ImageError
 from gazeseg_serve.imaging import decode_image
 from gazeseg_serve.pixels import Limits
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    write_artifact(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,21 @@
-"""The head of a request: how long it may take to come, and how long it may be. A process of its own listens."""
+"""The head of a request: how long it may take to come, and how long it may be. A process of its own listens; what a clock
+must tell is in test_connection_heads.py."""
 
 from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 from artifacts import write_artifact
 
 pytest.importorskip("bentoml")
-from serving import Running, encoded, running
+from serving import Running, running
 
 from gazeseg_serve.service.head_limits import HEAD_BYTES
 
 SECONDS = 1.0
-TICK = 0.005  # uvloop counts in whole milliseconds from the start of a turn of its loop, so a timer may be that much early
 WHOLE = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
@@ -67,7 +66,6 @@ def answer_on(connection: socket.socket) -> bytes:
 
 
 def test_a_head_that_comes_letter_by_letter_is_refused(service: Running) -> None:
-    started = time.monotonic()  # before the connection, from which the limit runs
     answer = b""
     with connected(service) as connection:
         connection.settimeout(0.1)
@@ -76,16 +74,13 @@ def test_a_head_that_comes_letter_by_letter_is_refused(service: Running) -> None
                 connection.sendall(bytes([letter]))
                 answer = connection.recv(65536)
                 break
-            except TimeoutError:
-                assert time.monotonic() - started < 15 * SECONDS, "it may go on for ever"
-    assert time.monotonic() - started >= SECONDS - TICK
+            except TimeoutError:  # nothing was said yet: the next letter
+                continue
     refusal(answer, 408, "slow-head")
 
 
 def test_a_connection_that_says_nothing_is_closed_without_a_word(connection: socket.socket) -> None:
-    started = time.monotonic()
     assert until_closed(connection) == b""
-    assert time.monotonic() - started >= SECONDS / 2
 
 
 def test_a_head_without_an_end_is_refused(connection: socket.socket) -> None:
@@ -95,7 +90,6 @@ def test_a_head_without_an_end_is_refused(connection: socket.socket) -> None:
         while sent < 64 * HEAD_BYTES:
             connection.sendall(b"a" * 8192)
             sent += 8192
-            time.sleep(0.001)
     except OSError:  # it has been closed
         pass
     assert sent < 64 * HEAD_BYTES
@@ -106,26 +100,8 @@ def test_a_head_a_little_too_long_is_told_so(connection: socket.socket) -> None:
     refusal(until_closed(connection), 431, "head-too-large")
 
 
-def test_a_kept_connection_may_rest_for_longer_than_a_head_may_take(connection: socket.socket) -> None:
-    for _ in range(2):
-        connection.sendall(WHOLE)
-        assert answer_on(connection).startswith(b"HTTP/1.1 200")
-        time.sleep(1.5 * SECONDS)
-
-
 def test_the_next_request_of_a_kept_connection_is_watched_too(connection: socket.socket) -> None:
     connection.sendall(WHOLE)
     assert answer_on(connection).startswith(b"HTTP/1.1 200")
     connection.sendall(WHOLE[:20])
     refusal(until_closed(connection), 408, "slow-head")
-
-
-def test_a_body_has_its_own_time(connection: socket.socket) -> None:
-    image = encoded()
-    connection.sendall(
-        b"POST /v1/segment HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\n"
-        b"Content-Length: %d\r\n\r\n" % len(image) + image[:100]
-    )
-    time.sleep(1.5 * SECONDS)
-    connection.sendall(image[100:])
-    assert answer_on(connection).startswith(b"HTTP/1.1 200")

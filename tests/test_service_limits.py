@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from artifacts import write_artifact
 
 pytest.importorskip("bentoml")
 from serving import encoded, problem, serve, wait_until_ready
@@ -73,13 +72,6 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def post(client: httpx.AsyncClient, **headers: str) -> Awaitable[httpx.Response]:
     return client.post("/v1/segment", files={"image": encoded()}, headers=headers)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    write_artifact(folder)
-    return folder
 
 
 def test_over_the_queue_is_503_at_once_and_the_others_are_answered(folder: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gazeseg_serve import default_model
-from gazeseg_serve.cli.options import app
+from gazeseg_serve.cli.main import app
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.default_model import default_artifact
 from gazeseg_serve.errors import ContractError

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from types import FrameType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,6 +15,7 @@ pytest.importorskip("bentoml")
 import uvicorn
 from gated_service import until
 
+from gazeseg_serve.service import drain
 from gazeseg_serve.service.drain import drain_on_sigterm
 from gazeseg_serve.service.limits import Admission
 from gazeseg_serve.service.settings import Settings
@@ -33,16 +34,29 @@ class Server(uvicorn.Server):
         self.stopped.append((sig, self.runtime.admission.draining))
 
 
+class Ends:
+    """In place of the watchdog, which would end this very process."""
+
+    asked: ClassVar[list[float]] = []
+
+    def end_within(self, seconds: float) -> None:
+        self.asked.append(seconds)
+
+
 @pytest.fixture
-def handler() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    Ends.asked.clear()
+    monkeypatch.setattr(drain, "Watchdog", Ends)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # a signal too many must not end the tests
     yield
     signal.signal(signal.SIGTERM, before)
 
 
-def a_runtime() -> Any:
-    settings = Settings(drain_seconds=0.02)
-    return SimpleNamespace(settings=settings, admission=Admission(settings, Telemetry()))
+def a_runtime(grace: float = 20) -> Any:
+    settings, given_up = Settings(drain_seconds=0.02, grace_seconds=grace), asyncio.Event()
+    return SimpleNamespace(
+        settings=settings, admission=Admission(settings, Telemetry()), give_up=given_up.set, given_up=given_up
+    )
 
 
 async def everything_else() -> None:
@@ -65,6 +79,8 @@ def test_two_signals_are_one_drain() -> None:
         await until(lambda: len(server.stopped) > 0)
         await everything_else()
         assert server.stopped == [(signal.SIGTERM, True)]
+        assert Ends.asked == [20], "the process ends by then, whatever hangs"
+        assert not runtime.given_up.is_set()
 
     asyncio.run(scenario())
 
@@ -122,5 +138,20 @@ def test_where_no_uvicorn_listens_the_signal_is_left_alone() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         drain_on_sigterm(a_runtime())
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("handler")
+def test_work_that_is_not_done_shortly_before_the_end_is_given_up() -> None:
+    async def scenario() -> None:
+        runtime = a_runtime(grace=0.5)
+        server = Server(runtime)
+        signal.signal(signal.SIGTERM, server.handle_exit)
+        drain_on_sigterm(runtime)
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(20):
+            await runtime.given_up.wait()
+        assert Ends.asked == [0.5]
 
     asyncio.run(scenario())

@@ -12,7 +12,7 @@ from test_training import _toml
 from tiny import tiny_config
 from typer.testing import CliRunner
 
-from gazeseg_serve.cli.options import app
+from gazeseg_serve.cli.main import app
 from gazeseg_serve.contract import Run
 from gazeseg_serve.errors import ConfigError, TrainingError
 from gazeseg_serve.training.learning import sweep as room

@@ -15,7 +15,7 @@ from damage import made_before
 from fake_tensorrt import VERSIONS, Gpu, install, refusals
 from typer.testing import CliRunner
 
-from gazeseg_serve.cli.options import app
+from gazeseg_serve.cli.main import app
 from gazeseg_serve.contract import Artifact, Machine, Plan
 from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.engines.open import open_engine

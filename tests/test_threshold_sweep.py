@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from gazeseg_serve.cli.options import app
+from gazeseg_serve.cli.main import app
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError
 from gazeseg_serve.metrics import class_dice, dice

@@ -11,7 +11,7 @@ from artifacts import write_artifact
 from google.protobuf import descriptor_pool, message_factory, text_format
 from typer.testing import CliRunner
 
-from gazeseg_serve.cli.options import app
+from gazeseg_serve.cli.main import app
 from gazeseg_serve.errors import ConfigError, ContractError
 from gazeseg_serve.export.triton import triton_config, write_triton
 

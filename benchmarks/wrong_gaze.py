@@ -116,9 +116,9 @@ class Judge:
                 len(table.skipped),
                 len(self.stems),
                 list(table.track_loss.values()),
-                len(rows) if with_masks else 0,
-                None if with_masks or looks is None else fit_images(looks, points, aspects),
-                fit_masks(masks, scans, aspects, self.sigma) if with_masks else None,
+                masks=len(rows) if with_masks else 0,
+                images=None if with_masks or looks is None else fit_images(looks, points, aspects),
+                on_masks=fit_masks(masks, scans, aspects, self.sigma) if with_masks else None,
             ),
         )
 

@@ -49,7 +49,9 @@ def gate_images(run: Run, data: Path | None, split: str, count: int) -> GateImag
     known = tuple(stem for stem in run.splits.get(split) or () if stem in dataset.images)[:count]
     if not known:
         raise DatasetError(f"{data} holds none of the run's {split} images; pass the dataset the run was trained on")
-    truths = tuple(dataset.mask(stem, len(spec.classes)) if stem in dataset.masks else None for stem in known)
+    truths = tuple(
+        dataset.mask_of(stem, dataset.image(stem), len(spec.classes)) if stem in dataset.masks else None for stem in known
+    )
     return GateImages(known, stack([dataset.images[stem] for stem in known], spec), truths, f"images of split {split}")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import DatasetError
 from .imaging import IMAGE_SUFFIXES, read_image
+from .progress import log
 
 SPLIT_NAMES = ("train", "val", "test")
 NEGATIVES_FILE = "negatives.txt"
@@ -21,13 +22,14 @@ class Dataset:
     """The files of a dataset folder, by stem, in sorted order. Open one with `Dataset.open(folder)`.
 
     negatives: the stems that `negatives.txt` lists, images in which the reader found nothing: all of them is background,
-    whatever gaze there is of them.
+    whatever gaze there is of them. unmatched: names of files in `masks/` that are no image's, and so are left aside.
     """
 
     root: Path
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
     negatives: frozenset[str] = frozenset()
+    unmatched: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, root: Path | str) -> Dataset:
@@ -43,7 +45,19 @@ class Dataset:
         masks = _by_stem(root / "masks") if (root / "masks").is_dir() else {}
         listed = root / NEGATIVES_FILE
         negatives = frozenset(_read_stems(listed, images)) if listed.is_file() else frozenset()
-        return cls(root, images, {stem: path for stem, path in masks.items() if stem in images}, negatives)
+        unmatched = tuple(path.name for stem, path in masks.items() if stem not in images)
+        return cls(root, images, {stem: path for stem, path in masks.items() if stem in images}, negatives, unmatched)
+
+    def warn_of_unmatched(self) -> None:
+        """Say that files in `masks/` are left aside, where there are some."""
+        if self.unmatched:
+            log.warning(
+                "%d of %d file(s) in %s match no image and are left aside, %s for one; a mask has the name of its image",
+                len(self.unmatched),
+                len(self.unmatched) + len(self.masks),
+                self.root / "masks",
+                self.unmatched[0],
+            )
 
     @property
     def fixations(self) -> Path:
@@ -71,6 +85,16 @@ class Dataset:
         if values.max() > classes:
             raise DatasetError(f"{path}: label {values.max()}, but there are {classes} classes")
         return values
+
+    def mask_of(self, stem: str, image: np.ndarray, classes: int = 1) -> np.ndarray:
+        """The mask of an image `(H, W, ...)` that was read; as `mask`, and DatasetError where they differ in size."""
+        found = self.mask(stem, classes)
+        if found.shape != image.shape[:2]:
+            raise DatasetError(
+                f"{self.masks[stem]} is {found.shape[1]} x {found.shape[0]} pixels, its image {image.shape[1]} x "
+                f"{image.shape[0]}; give the mask the image's size"
+            )
+        return found
 
     def splits(self, seed: int = 0) -> dict[str, tuple[str, ...]]:
         """Stems of `train`, `val` and, where the folder names one, `test`.

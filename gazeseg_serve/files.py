@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -21,10 +22,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def partial_name(name: str) -> str:
+    """What a file that is being written keeps of its name: the whole may be as long as a name can be."""
+    return name[:20]
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:20]}.")  # a name may be as long as it can
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{partial_name(path.name)}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -41,7 +47,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """Valid JSON: NaN and the infinities, for which JSON has no word, become null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(path: Path) -> Any:

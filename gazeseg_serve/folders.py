@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -18,11 +17,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, ContractError
-from .files import read_json, umask, write_json
+from .files import partial_name, read_json, umask, write_json
 from .progress import log
 
 _PART, _OLD = "gazeseg-part", "gazeseg-old"  # hidden folders beside a target: what is being made, what was replaced
@@ -98,6 +98,8 @@ def staged_folder(target: Path, kind: Kind) -> Iterator[Path]:
     An error inside the block leaves nothing behind, and a killed process leaves the old `target` as it was. An existing
     `target` is replaced only if it is empty or an older folder of this `kind` that holds nothing else, else ContractError.
     """
+    import fcntl  # not on every system, and only writers of folders need it
+
     target = target.resolve()
     _refuse_file(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -138,10 +140,11 @@ def claim_folder(out: Path, kind: str, names: Iterable[str], ours: bool = False)
     write_json(marker, {"schema": schema})
 
 
-def clear_partial(folder: Path, pattern: str) -> None:
-    """Remove what a killed process left of files half written in `folder`: of names that match the regular expression."""
+def clear_partial(folder: Path, *names: str) -> None:
+    """Remove what a killed process left of files half written in `folder`, of `names` (patterns); see `files.write_bytes`."""
     for path in folder.glob(".*"):
-        if re.fullmatch(rf"\.(?:{pattern})\.\w{{8}}", path.name):
+        found = re.fullmatch(r"\.(.+)\.\w{8}", path.name)
+        if found and any(fnmatch(found[1], partial_name(name)) for name in names):
             path.unlink(missing_ok=True)
 
 
@@ -228,6 +231,8 @@ def _escape(name: str) -> str:
 
 def _is_dead(part: Path) -> bool:
     """Whether no process holds the lock that the maker of a half-made folder has while it lives."""
+    import fcntl
+
     try:
         handle = os.open(part, os.O_RDONLY)
     except OSError:

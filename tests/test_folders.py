@@ -182,7 +182,7 @@ def test_a_name_that_is_there_already_is_not_claimed(tmp_path: Path, foreign: st
 def test_only_half_written_files_of_known_names_are_removed(tmp_path: Path) -> None:
     for name in (".a.csv.abcdefg1", ".a.csv.short", ".b.csv.abcdefg1", "a.csv", ".a.csv"):
         (tmp_path / name).write_text("")
-    clear_partial(tmp_path, r"a\.csv")
+    clear_partial(tmp_path, "a.csv")
     assert set(snapshot(tmp_path)) == {".a.csv.short", ".b.csv.abcdefg1", "a.csv", ".a.csv"}
 
 
@@ -232,6 +232,7 @@ def room(
     for name, source in (("data", phantoms), ("masks", phantom_masks), ("run", tiny_run), ("artifact", tiny_artifact)):
         shutil.copytree(source, root / name)
     (root / "train.toml").write_text(CONFIG)
+    (root / "use.toml").write_text('[intended_use]\ntext = "phantoms"\n')
     return root
 
 
@@ -246,6 +247,7 @@ VERBS: dict[str, tuple[list[str], list[str], str]] = {
     "export": (["run", "--data", "data"], ["run", "data"], "manifest.json"),
     "compare": (["run", "--data", "data", "--strategies", "fuse", "--seconds", "0.01"], ["run", "data"], "compare.json"),
     "triton": (["artifact"], ["artifact"], "gazeseg/config.pbtxt"),
+    "describe": (["artifact", "--clinical", "use.toml"], ["artifact"], "manifest.json"),
     "demo": (["--quick"], [], ".gazeseg-demo"),
 }  # fmt: skip
 ELSEWHERE = {"predict"}  # its own tests hold it
@@ -309,7 +311,8 @@ def test_no_verb_writes_over_what_it_did_not_make(room: Path, tmp_path: Path, ve
 
 
 @pytest.mark.parametrize(
-    "verb", ["relabel", "evaluate", "export", pytest.param("compare", marks=pytest.mark.slow), "triton", "thresholds"]
+    "verb",
+    ["relabel", "evaluate", "export", pytest.param("compare", marks=pytest.mark.slow), "triton", "thresholds", "describe"],
 )
 def test_a_verb_replaces_its_own_older_folder_and_no_file_that_was_added(room: Path, tmp_path: Path, verb: str) -> None:
     out = tmp_path / "out"

@@ -126,7 +126,7 @@ def test_a_wrong_grid_is_refused_before_anything_is_trained(
 ) -> None:
     out = tmp_path / "sweep"
     for vary, words in (
-        (["loss.consistency=none,loud"], "none, pure, prop"),
+        (["loss.consistency=loud,louder"], "none, pure, prop"),
         (["seed=0", "seed=1"], "twice"),
         (["seed=1,1"], "the same"),
     ):
@@ -153,3 +153,12 @@ def test_the_first_experiments_differ_in_what_they_compare_alone() -> None:
         "prop": ((0.5, 0.3), "prop"),
     }
     assert configs["single"] == configs["two"] == configs["pure"] == configs["prop"]
+
+
+def test_a_point_that_is_no_config_is_listed_and_the_others_are_trained(
+    config: Path, phantoms: Path, phantom_masks: Path, tmp_path: Path
+) -> None:
+    found = sweep(config, ["seed=-1,0"], phantoms, phantom_masks, tmp_path / "sweep", device="cpu")
+    assert [(trial.name, bool(trial.error)) for trial in found.trials] == [("seed=-1", True), ("seed=0", False)]
+    assert "seed = -1 must be at least 0" in (tmp_path / "sweep" / "sweep.md").read_text()
+    assert (tmp_path / "sweep" / "seed=0" / "run.json").is_file()

@@ -6,6 +6,7 @@ Exit status: 0 done, 1 the user's problem or a gate that did not hold (one line 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -30,8 +31,23 @@ def _options(
     pass
 
 
+def _open_streams() -> None:
+    """Give a process that was started without standard streams (`2>&-`, some schedulers) ones that lead nowhere.
+
+    Else the next file that is opened takes the free number, and what others print lands in it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (it stays open as long as the process)
+
+
 def main() -> NoReturn:
     """Entry point: errors raised on purpose become one line on stderr and exit status 1."""
+    _open_streams()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("gazeseg_serve").setLevel(logging.INFO)
     try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
+
+from ..files import json_text
 
 app = typer.Typer(
     name="gazeseg-serve",
@@ -23,4 +24,4 @@ def finish(lines: list[str], result: dict[str, Any], as_json: bool) -> None:
     for line in lines:
         typer.echo(line)
     if as_json:
-        typer.echo(json.dumps(result))
+        typer.echo(json_text(result))

@@ -19,6 +19,7 @@ from ..networks.architecture import SIMILARITIES, Architecture
 
 SCHEMES = ("full", "box", "point", "scribble")
 SUPERVISIONS = ("gaze", *SCHEMES)
+LARGEST = 2048  # pixels a side
 CONSISTENCIES = ("none", "pure", "prop")
 MAPS = ("heatmaps", "refined")
 OPTIMISERS = ("sgd", "adamw")
@@ -58,6 +59,8 @@ class Data:
         if not 0 <= self.negatives < 1:
             raise ConfigError(f"data.negatives = {self.negatives} is a share of a batch: 0 or more, and less than 1")
         _known("data.supervision", self.supervision, SUPERVISIONS)
+        if self.size > LARGEST:
+            raise ConfigError(f"data.size = {self.size} is above {LARGEST}, the largest image that a network takes here")
         _known("data.maps", self.maps, MAPS)
         _within("data.sharpen", self.sharpen, 0, 10)
         if self.sharpen and self.supervision != "gaze":
@@ -198,6 +201,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """What no section can check alone."""
         _known("precision", self.precision, PRECISIONS)
+        _at_least("seed", self.seed, 0)
         _at_least("evaluate_every", self.evaluate_every, 1)
         _at_least("checkpoint_every", self.checkpoint_every, 1)
         if self.data.sharpen and not self.optimiser.average:

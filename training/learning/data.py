@@ -18,7 +18,7 @@ from gazeseg_serve.errors import DatasetError
 from gazeseg_serve.pixels import resize_image, resize_labels, resize_map
 from gazeseg_serve.progress import log
 
-from ..masks.folder import load_map, load_masks_info
+from ..masks.folder import check_map, load_map, load_masks_info
 from ..masks.levels import pseudo_mask_levels
 from .annotations import annotate, real_scribble
 
@@ -57,7 +57,7 @@ def pack_gaze(
     """Images with the pseudo-masks cut from the maps in the folder `masks`; an image without a map is left out, and said.
 
     whole: the targets are the maps themselves, uncut, float16 `(N, C, H, W)`, one a class. Raises DatasetError where no
-    image has a map.
+    image has a map, or a map was made of another image.
     """
 
     def one(stem: str) -> tuple[str, np.ndarray, np.ndarray] | None:
@@ -65,13 +65,14 @@ def pack_gaze(
             gaze_map = load_map(masks, stem, refined)
         except FileNotFoundError:
             return None
-        size = (spec.size, spec.size)
+        size, image = (spec.size, spec.size), dataset.image(stem, spec.channels, spec.dtype)
+        check_map(masks, stem, gaze_map, dataset.images[stem], image.shape[:2])
         if whole:
             maps = gaze_map if gaze_map.ndim == 3 else gaze_map[None]
             targets = np.stack([resize_map(one, size) for one in maps]).astype(np.float16)
         else:
             targets = pseudo_mask_levels(gaze_map, thresholds, size)
-        return stem, resize_image(dataset.image(stem, spec.channels, spec.dtype), size), targets
+        return stem, resize_image(image, size), targets
 
     made = tuple(load_masks_info(masks).classes)
     if len(made) != len(spec.classes) or (len(made) > 1 and made != spec.classes):  # one class needs no name to be found
@@ -103,12 +104,13 @@ def pack_annotated(dataset: Dataset, stems: Sequence[str], spec: InputSpec, leve
         scribble = real_scribble(dataset, stem, len(spec.classes)) if scheme == "scribble" else None
         if scribble is None and stem not in dataset.masks:
             continue
+        image = dataset.image(stem, spec.channels, spec.dtype)
         if scribble is None:
-            labels = annotate(resize_labels(dataset.mask(stem, len(spec.classes)), size), scheme)
+            labels = annotate(resize_labels(dataset.mask_of(stem, image, len(spec.classes)), size), scheme)
         else:
             labels, real = resize_labels(scribble, size), real + 1
         names.append(stem)
-        images.append(resize_image(dataset.image(stem, spec.channels, spec.dtype), size))
+        images.append(resize_image(image, size))
         targets.append(np.broadcast_to(labels, (levels, *size)))
     if not names:
         raise DatasetError(f'{dataset.root} has no masks/ to take {scheme!r} supervision from; set data.supervision = "gaze"')
@@ -123,8 +125,11 @@ def pack_truth(dataset: Dataset, stems: Sequence[str], spec: InputSpec) -> Packe
     """Images with their true masks, for validation; images without a mask are left out."""
     kept = tuple(stem for stem in stems if stem in dataset.masks)
     size = (spec.size, spec.size)
-    images = [resize_image(dataset.image(stem, spec.channels, spec.dtype), size) for stem in kept]
-    masks = [resize_labels(dataset.mask(stem, len(spec.classes)), size) for stem in kept]
+    images, masks = [], []
+    for stem in kept:
+        image = dataset.image(stem, spec.channels, spec.dtype)
+        images.append(resize_image(image, size))
+        masks.append(resize_labels(dataset.mask_of(stem, image, len(spec.classes)), size))
     return Packed(
         kept, np.array(images, spec.dtype).reshape(-1, *size, spec.channels), np.array(masks, np.uint8).reshape(-1, 1, *size)
     )

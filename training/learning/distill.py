@@ -30,7 +30,7 @@ from .augment import Augmenter
 from .checkpoint import STATE_FILE, load_checkpoint, save_checkpoint
 from .data import batch_indices, unit_images
 from .optimise import check_finite, make_optimiser, set_rate
-from .run_folder import versions, write_history, write_level
+from .run_folder import claim_run, versions, write_history, write_level
 from .student import Student
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -146,6 +146,7 @@ def distill_run(
             raise TrainingError(f"{out} holds another finished run (other settings, images or teachers); choose another folder")
         log.info("the student of %s is finished, and taken as it is", out)
         return student.networks[0], found
+    claim_run(out)
     network = distill(ensemble, images, settings, start, out, origin, empty=empty)
     config = student_config(settings, images, origin, empty)
     made = Run(

@@ -20,12 +20,23 @@ from gazeseg_serve.progress import log
 
 from .config import TrainConfig
 
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def check_device(device: str) -> None:
+    """Raises ConfigError for a device that is unknown or not there."""
+    if device not in DEVICES:
+        raise ConfigError(f"device {device!r} is not known; use one of: {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: no GPU can be used here (no driver, or a torch without CUDA); use cpu or auto")
+
 
 def open_fabric(config: TrainConfig, device: str) -> Fabric:
     """The process group that torchrun's environment describes (gloo on CPUs, NCCL on GPUs), else this process alone.
 
     Raises ConfigError where the batch cannot be shared out evenly.
     """
+    check_device(device)
     world, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if config.optimiser.batch % world:
         raise ConfigError(

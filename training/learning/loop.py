@@ -48,11 +48,12 @@ def train(
     Raises DatasetError, TrainingError (a non-finite loss; a run that is already there, finished or not), ConfigError where
     `out` overlaps the data.
     """
-    refuse_overlap(out, dataset_folder, masks)
+    refuse_overlap(out, dataset_folder, masks, start)
     open_run(out, resume)
     fabric = open_fabric(config, device)
     mine = slice(fabric.global_rank, None, fabric.world_size)  # this process's share of a batch
     dataset = Dataset.open(dataset_folder)
+    dataset.warn_of_unmatched()
     splits = dataset.splits()
     spec = config.input_spec
     taught = [stem for stem in splits["train"] if stem not in dataset.negatives]

@@ -38,8 +38,10 @@ from ..masks.folder import (
     MASKS_FILE,
     MASKS_SCHEMA,
     QUALITY_FILE,
+    RECORDS,
     REFINED,
     RELABELLED_FOLDER,
+    check_map,
     load_map,
     load_masks_info,
     map_files,
@@ -79,7 +81,10 @@ def relabel(run_folder: Path, dataset_folder: Path, masks: Path, out: Path, gain
     with staged_folder(out, RELABELLED_FOLDER) as folder:
         for stem, scores in track(_opinions(ensemble, dataset, stems), "relabelling", len(stems)):
             old = load_map(masks, stem, kind == REFINED)
+            check_map(masks, stem, old, dataset.images[stem], scores.shape[-2:])
             new = combine(old if old.ndim == 3 else old[None], scores, gain)
+            digest = sha256_file(dataset.images[stem])
+            write_json(folder / RECORDS / f"{stem}.json", {"stem": stem, "image_sha256": digest})
             for file, values in zip(map_files(folder, kind, stem, info.classes), new, strict=True):
                 write_bytes(file, encode_map(values))
             rows.append(

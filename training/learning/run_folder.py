@@ -39,11 +39,16 @@ def open_run(out: Path, resume: bool) -> None:
         raise TrainingError(f"{out} already holds a finished run; choose another --out, or delete it")
     if not resume and (out / STATE_FILE).exists():
         raise TrainingError(f"{out} holds an unfinished run; go on with it by --resume, or choose another --out")
-    if not is_main_process():
-        return
-    claim_folder(out, "run", (RUN_FILE, HISTORY_FILE, "level_*.safetensors", STATE_FILE.partition("/")[0], BOARD), ours=resume)
-    clear_partial(out, r".+\.(safetensors|csv|json)")
-    clear_partial((out / STATE_FILE).parent, r".+\.safetensors")
+    if is_main_process():
+        claim_run(out)
+
+
+def claim_run(out: Path) -> None:
+    """Mark `out` as a run's folder, or raise ContractError where files of a run's names are there that no run made."""
+    ours = (out / STATE_FILE).is_file()  # a checkpoint, which is read and refused where it is another training's
+    claim_folder(out, "run", (RUN_FILE, HISTORY_FILE, "level_*.safetensors", STATE_FILE.partition("/")[0], BOARD), ours=ours)
+    clear_partial(out, RUN_FILE, HISTORY_FILE, "level_*.safetensors")
+    clear_partial((out / STATE_FILE).parent, Path(STATE_FILE).name)
 
 
 def write_history(out: Path, history: list[dict[str, float]]) -> None:

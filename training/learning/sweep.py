@@ -79,22 +79,31 @@ def sweep(
     vary        "section.key=a,b,c", one each; values in TOML, bare words as text; `seed` is averaged over in the table
     A point that was finished is not trained again, one that was interrupted goes on, one that fails is recorded and the
     next is tried. `sweep.csv` (a row a run) and `sweep.md` (seeds averaged) are written anew after each. Raises
-    ConfigError before anything is trained where a value is not known, TrainingError where a folder holds another run.
+    ConfigError before anything is trained where no point is a config, TrainingError where a folder holds another run.
     """
     refuse_overlap(out, config, dataset, masks)
     grid = dict(map(parse_vary, vary))
     if len(grid) < len(vary):
         raise ConfigError("a key is varied twice; give all its values in one --vary")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    configs = {
-        _name(point): (point, load_config(config, [*settings, *(f"{k}={v}" for k, v in point.items())])) for point in points
-    }
-    if len(configs) < len(points):
+    configs, wrong = {}, {}
+    for point in points:
+        try:
+            wanted = load_config(config, [*settings, *(f"{k}={v}" for k, v in point.items())])
+        except ConfigError as error:
+            wrong[_name(point)] = error
+            continue
+        configs[_name(point)] = (point, wanted)
+    if wrong and not configs:
+        raise next(iter(wrong.values()))
+    if len(configs) + len(wrong) < len(points):
         raise ConfigError("two points of the grid are the same; give each value once")
     for name, (_, wanted) in configs.items():
         _check_same(out / name, wanted)
     claim_folder(out, "sweep", (TABLE_FILE, PAGE_FILE))
-    trials: list[Trial] = []
+    trials = [Trial(point, _name(point), {}, str(wrong[_name(point)])) for point in points if _name(point) in wrong]
+    for trial in trials:
+        log.warning("%s cannot be trained: %s", trial.name, trial.error)
     for number, (name, (point, wanted)) in enumerate(configs.items(), start=1):
         log.info("run %d of %d: %s", number, len(configs), name)
         trials.append(_try(point, name, wanted, dataset, masks, out / name, device))
@@ -133,7 +142,7 @@ def _try(
             if (out / RUN_FILE).is_file()
             else train(config, dataset, masks, out, (out / STATE_FILE).is_file(), device)
         )
-    except (GazesegError, RuntimeError) as error:  # RuntimeError: what torch raises, out of memory for one
+    except (GazesegError, RuntimeError, ValueError, MemoryError) as error:  # what torch and numpy raise, too
         log.warning("%s failed: %s", name, error)
         return Trial(point, name, {}, str(error).partition("\n")[0])
     dice = {f"level {i}": level.metrics["val_dice"] for i, level in enumerate(run.levels, start=1) if level.metrics}

@@ -29,6 +29,7 @@ def gather(data: Dataset, table: FixationTable, stems: Sequence[str], sigma: flo
         expected=len(expected),
         track_loss=[table.track_loss[stem] for stem in stems if stem in table.track_loss],
         masks=len(with_mask),
+        unmatched=len(data.unmatched),
         images=_compare_images(data, table, _sample(shown)) if on_masks is None else None,
         on_masks=on_masks,
     )

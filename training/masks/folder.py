@@ -20,7 +20,7 @@ import numpy as np
 
 from gazeseg_serve.contract import from_dict
 from gazeseg_serve.errors import ContractError, DatasetError
-from gazeseg_serve.files import read_json
+from gazeseg_serve.files import read_json, sha256_file
 from gazeseg_serve.folders import Kind, claim_folder, json_of
 from gazeseg_serve.png import read_map
 
@@ -106,6 +106,19 @@ def load_map(folder: Path | str, stem: str, refined: bool) -> np.ndarray:
             raise FileNotFoundError(f"{file} does not exist")
     maps = [read_map(file) for file in files]
     return maps[0] if len(maps) == 1 else np.stack(maps)
+
+
+def check_map(folder: Path | str, stem: str, values: np.ndarray, image: Path, size: Sequence[int]) -> None:
+    """Raise DatasetError unless the map `values` `(..., H, W)` was made of this image file, whose (height, width) is `size`."""
+    made_of = json_of(Path(folder) / RECORDS / f"{stem}.json").get("image_sha256")
+    if values.shape[-2:] != tuple(size):
+        height, width = values.shape[-2:]
+        what = f"is {width} x {height} pixels and its image {size[1]} x {size[0]}"
+    elif made_of is not None and made_of != sha256_file(image):
+        what = "was made of another image of that name and size"
+    else:
+        return
+    raise DatasetError(f"the map of {stem} in {folder} {what}; make the masks of this dataset again")
 
 
 def load_masks_info(folder: Path | str) -> MasksInfo:

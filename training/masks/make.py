@@ -7,7 +7,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import re
 import signal
 import threading
 from collections import Counter
@@ -97,6 +96,7 @@ def make_masks(
     """
     try:
         data = Dataset.open(dataset)
+        data.warn_of_unmatched()
         if out is not None and not _same(Path(out), data.root):
             refuse_overlap(Path(out), data.root, None if gaze is None else Path(gaze))
         return _make(
@@ -206,8 +206,8 @@ def _clear(out: Path, outdated: bool) -> None:
         (out / MASKS_FILE).unlink(missing_ok=True)
     folders = [out / RECORDS, *(path for kind in (HEATMAPS, REFINED, PSEUDO_MASKS) for path in _folders(out / kind))]
     for folder in folders:
-        clear_partial(folder, r".+\.(png|json)")
-    clear_partial(out, "|".join(map(re.escape, (QUALITY_FILE, REPORT_FILE, DROPPED_FILE, DETECTED_FILE, MASKS_FILE))))
+        clear_partial(folder, "*")
+    clear_partial(out, QUALITY_FILE, REPORT_FILE, DROPPED_FILE, DETECTED_FILE, MASKS_FILE)
 
 
 def _folders(top: Path) -> Iterable[Path]:

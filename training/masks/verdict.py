@@ -39,7 +39,7 @@ class Evidence:
     dropped         share of the gaze table's rows that could not be used
     without_gaze    images that should have gaze and have none, and `expected`, how many should have it
     track_loss      share of the time in which the tracker had lost the eye, of the images whose table tells
-    masks           images with gaze and a true mask
+    masks           images with gaze and a true mask; unmatched: files in masks/ that are no image's
     images, on_masks    the comparisons with images and with true masks; None where there are too few
     """
 
@@ -48,6 +48,7 @@ class Evidence:
     expected: int = 0
     track_loss: Sequence[float] = ()
     masks: int = 0
+    unmatched: int = 0
     images: Fit | None = None
     on_masks: Fit | None = None
 
@@ -188,6 +189,7 @@ def _unchecked(known: Evidence) -> str:
     if known.on_masks is not None:
         return ""
     have = "No true mask is there" if not known.masks else f"Only {known.masks} true mask(s) are there"
+    have += f" ({known.unmatched} file(s) in masks/ match no image)" if known.unmatched else ""
     text = f"{have}, so it was not checked whether the gaze lies on the target: "
     if known.images is None:
         text += (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.files import write_bytes, write_json, write_text
 from gazeseg_serve.folders import Kind, refuse_foreign, refuse_overlap, schema_of, staged_folder
-from gazeseg_serve.metrics import bootstrap_interval, dice, iou
+from gazeseg_serve.metrics import dice, iou
 from gazeseg_serve.pictures import as_rgb, outline, thumbnail
 from gazeseg_serve.pixels import resize_image
 from gazeseg_serve.png import encode_png
@@ -27,81 +27,12 @@ from gazeseg_serve.progress import log, track
 from ..networks.ensemble import activation, disagreement, load_ensemble
 from ..plots import reliability_plot
 from .calibration import Reliability
+from .scores import Evaluation, Score
 from .surface_distance import hd95
 
 EVALUATION_SCHEMA = "gazeseg-evaluation/1"
 RESULT_FILE = "evaluation.json"
 FILES = (RESULT_FILE, "scores.csv", "summary.csv", "worst.png", "calibration.csv", "calibration.png")
-
-
-@dataclass(frozen=True)
-class Score:
-    """One image under one member: Dice and IoU in [0, 1] (mean over the classes), HD95 in pixels (NaN where undefined).
-
-    by_class: the Dice of each class, in label order.
-    """
-
-    image: str
-    member: str
-    dice: float
-    iou: float
-    hd95: float
-    by_class: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of every image and member, and how well each member's probability of foreground is calibrated.
-
-    Members are the levels, every other subset of them (by the mean of its logits), and the ensemble, which is last.
-    """
-
-    split: str
-    scores: tuple[Score, ...]
-    reliability: dict[str, Reliability]
-    classes: tuple[str, ...]
-
-    def members(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(score.member for score in self.scores))
-
-    def values(self, member: str, metric: str) -> np.ndarray:
-        return np.array([getattr(score, metric) for score in self.scores if score.member == member])
-
-    def summary(self) -> list[dict[str, object]]:
-        """Means by member, with a 95 % bootstrap interval of the Dice over images; of several classes also each one's Dice."""
-        rows = []
-        for member in self.members():
-            values = self.values(member, "dice")
-            low, high = bootstrap_interval(values)
-            hd95 = self.values(member, "hd95")
-            undefined = int(np.isnan(hd95).sum())
-            rows.append(
-                {
-                    "member": member,
-                    "images": len(values),
-                    "dice": float(values.mean()),
-                    "dice_low": low,
-                    "dice_high": high,
-                    "iou": float(self.values(member, "iou").mean()),
-                    "hd95": float(np.nanmean(hd95)) if undefined < len(hd95) else float("nan"),
-                    "hd95_undefined": undefined,
-                    "calibration_error": self.reliability[member].error(),
-                    **self._named(self.values(member, "by_class").mean(axis=0)),
-                }
-            )
-        return rows
-
-    def table(self) -> list[dict[str, object]]:
-        """One row an image and member."""
-        return [
-            {name: value for name, value in vars(score).items() if name != "by_class"} | self._named(score.by_class)
-            for score in self.scores
-        ]
-
-    def _named(self, by_class: Iterable[float]) -> dict[str, object]:
-        if len(self.classes) == 1:  # it is the Dice
-            return {}
-        return {f"dice_of_{name}": float(value) for name, value in zip(self.classes, by_class, strict=True)}
 
 
 def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictures: int = 12) -> Evaluation:
@@ -123,9 +54,8 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
     reliability: dict[str, Reliability] = {}
     classes = len(spec.classes)
     for stem in track(stems, f"evaluating {split}", len(stems)):
-        truth, image = dataset.mask(stem, classes), dataset.image(stem, spec.channels, spec.dtype)
-        if truth.shape != image.shape[:2]:
-            raise DatasetError(f"{stem}: the mask is {truth.shape}, the image {image.shape[:2]}; they must match")
+        image = dataset.image(stem, spec.channels, spec.dtype)
+        truth = dataset.mask_of(stem, image, classes)
         for member, prediction in predict(image).items():
             mask = masks[stem] = prediction.mask()  # the last member's is kept, for the pictures
             scores.append(_score(stem, member, mask, truth, classes))
@@ -234,7 +164,40 @@ def _stems(dataset: Dataset, opened: _Opened, split: str) -> tuple[str, ...]:
             len(stems),
             split,
         )
+    dataset.warn_of_unmatched()
+    _warn_of_training(dataset, opened, split, usable, own)
     return usable
+
+
+def _warn_of_training(
+    dataset: Dataset, opened: _Opened, split: str, stems: tuple[str, ...], own: dict[str, tuple[str, ...]]
+) -> None:
+    """Say where images that are scored were trained on, or where that cannot be told.
+
+    An artifact holds no names of its images, only each split's size and hash: they tell where the splits of the dataset
+    folder are the ones it was trained with.
+    """
+    trained = opened.splits.get("train")
+    recorded = opened.fingerprints.get("train")
+    if trained is None and recorded is not None and split_fingerprints({"train": own["train"]})["train"] == recorded:
+        trained = own["train"]
+    if trained is not None:
+        seen = set(trained) & set(stems)
+        if seen:
+            log.warning(
+                "%d of the %d images of split %s were trained on: these scores say nothing of new images",
+                len(seen),
+                len(stems),
+                split,
+            )
+    elif split in opened.fingerprints and split_fingerprints({split: stems})[split] == opened.fingerprints[split]:
+        return  # the very split that was held out
+    else:
+        log.warning(
+            "whether images of split %s were trained on cannot be told: %s has other splits than the artifact",
+            split,
+            dataset.root,
+        )
 
 
 def _score(stem: str, member: str, mask: np.ndarray, truth: np.ndarray, classes: int) -> Score:

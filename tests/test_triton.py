@@ -61,7 +61,7 @@ def test_the_configuration_parses_by_triton_s_own_schema(tmp_path: Path) -> None
 
 def test_from_the_command_line(tmp_path: Path) -> None:
     write_artifact(tmp_path / "artifact")
-    shown = CliRunner().invoke(app, ["export", str(tmp_path / "artifact"), "--format", "triton", "--out", str(tmp_path / "m")])
+    shown = CliRunner().invoke(app, ["triton", str(tmp_path / "artifact"), "--out", str(tmp_path / "m")])
     assert shown.exit_code == 0, shown.output
     assert (tmp_path / "m" / "gazeseg" / "config.pbtxt").is_file()
 

@@ -16,7 +16,7 @@ from .errors import ImageTooLarge, MalformedImage, UnsupportedImage, require
 from .quiet import quiet_readers
 
 if TYPE_CHECKING:
-    from pydicom import Dataset
+    from pydicom import DataElement, Dataset
 
     from .pixels import Limits
 
@@ -243,8 +243,15 @@ def _parameters(dataset: Dataset, index: int) -> Dataset:
     for group in groups:
         for name in _GREY_ELEMENTS:
             if name in group:
-                found[name] = group[name]
+                found[name] = _element(group, name)
     return found
+
+
+def _element(group: Dataset, name: str) -> DataElement:
+    try:
+        return group[name]
+    except broken_errors() as error:  # pydicom reads its value only now
+        raise MalformedImage(f"{name} of the DICOM file cannot be read; correct or remove it") from error
 
 
 def _sequence(dataset: Dataset, name: str) -> Any:

@@ -101,7 +101,9 @@ def _window(parameters: Dataset) -> Voi | None:
     """The first window by its function (C.11.2.1.2 and C.11.2.1.3), to [0, 255]; None where it cannot be used."""
     centre, width = number(parameters, "WindowCenter"), number(parameters, "WindowWidth")
     function = parameters.get("VOILUTFunction") or "LINEAR"
-    if centre is None or width is None or width <= 0 or (function == "LINEAR" and width < 1):
+    if centre is None or width is None or not math.isfinite(centre) or not width < math.inf:
+        return None
+    if width <= 0 or (function == "LINEAR" and width < 1):
         return None
     if function == "LINEAR":
         if width == 1:
@@ -115,14 +117,14 @@ def _window(parameters: Dataset) -> Voi | None:
 
 
 def number(parameters: Dataset, name: str) -> float | None:
-    """The first value of an element, or None where it is absent, empty or not finite."""
+    """The first value of an element, which may be infinite, or None where it is absent or empty. Raises MalformedImage."""
     value: Any = parameters.get(name)
     if isinstance(value, (list, tuple)) or hasattr(value, "insert"):  # pydicom's MultiValue
         value = value[0] if len(value) else None
-    if value is None or value == "":
-        return None
-    found = float(value)
-    return found if math.isfinite(found) else None
+    try:
+        return None if value is None or value == "" else float(value)
+    except (ValueError, TypeError) as error:
+        raise MalformedImage(f"{name} of the DICOM file is no number; correct or remove it") from error
 
 
 def big_endian(parameters: Dataset) -> bool:

@@ -18,6 +18,7 @@ from .errors import ImageTooLarge, MalformedImage, MissingExtraError, Unsupporte
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_PADDING = 4096  # bytes after uncompressed pixels, beside a row, which some writers leave
 _MAX_PACKETS = 500_000  # of a JPEG 2000; 40 million pixels as encoders cut them have 50,000
 _JPEG_SYNTAXES = {
     "1.2.840.10008.1.2.4.50": "JPEG",
@@ -110,16 +111,23 @@ def _more_frames(layout: Layout) -> UnsupportedImage:
 
 
 def _native(data: bytes, layout: Layout) -> Iterator[tuple[np.ndarray, str]]:
-    pixels = layout.rows * layout.columns
-    halved = layout.photometric == "YBR_FULL_422"  # two pixels share their colour
-    values = pixels * 2 if halved else pixels * layout.samples
+    pixels, whole = layout.rows * layout.columns, layout.rows * layout.columns * layout.samples
+    # Two pixels share their colour, unless the pixel data is as long as if none did.
+    halved = layout.photometric == "YBR_FULL_422" and len(data) // 2 != -(-whole * layout.frames * layout.allocated // 16)
+    values = pixels * 2 if halved else whole
     bits = values * layout.allocated
     if halved and (layout.columns % 2 or layout.planar):
         raise MalformedImage("YBR_FULL_422 needs an even number of columns and its samples by pixel")
-    if len(data) * 8 < bits * layout.frames:
-        raise MalformedImage(f"the pixel data of the DICOM file has {len(data)} bytes of {-(-bits * layout.frames // 8)}")
+    length = -(-bits * layout.frames // 8)
+    if len(data) < length:
+        raise MalformedImage(f"the pixel data of the DICOM file has {len(data)} bytes of {length}")
     if len(data) * 8 >= bits * (layout.frames + 1):
         raise _more_frames(layout)
+    if len(data) - length > max(_PADDING, length // layout.rows):
+        raise MalformedImage(
+            f"the pixel data of the DICOM file has {len(data)} bytes, and its header says {length}; correct Rows, Columns, "
+            "SamplesPerPixel or BitsAllocated"
+        )
     for index in range(layout.frames):
         start, stop = index * bits // 8, -(-(index + 1) * bits // 8)
         if layout.allocated == 1:
@@ -173,8 +181,8 @@ def _codecs(kind: str) -> Any:
 
 def _rle(frame: bytes, layout: Layout) -> tuple[np.ndarray, str]:
     codecs = _codecs("RLE")
-    if layout.photometric == "YBR_FULL_422" or layout.allocated < 8:
-        raise UnsupportedImage("RLE of subsampled colour or of 1 bit is not accepted; send it uncompressed")
+    if layout.allocated < 8:
+        raise UnsupportedImage("RLE of 1 bit is not accepted; send it uncompressed")
     planes = bytearray(layout.samples * layout.rows * layout.columns * layout.allocated // 8)
     try:
         decoded = codecs.dicomrle_decode(frame, f"<u{layout.allocated // 8}", out=planes)
@@ -246,7 +254,8 @@ def _check(stream: Codestream, layout: Layout) -> None:
 
 def _as_the_header_says(values: np.ndarray, stream: Codestream, layout: Layout) -> np.ndarray:
     """The same bits with the sign that the header gives them; only JPEG 2000 keeps one, and even there the two may differ."""
-    if stream.kind in ("JPEG Lossless", "JPEG-LS") and stream.bits > layout.stored:
+    shifted = layout.high != layout.stored - 1
+    if stream.bits > layout.stored and (shifted or stream.kind in ("JPEG Lossless", "JPEG-LS")):
         return _aligned(values, layout)  # whole words went in
     if stream.signed == layout.signed:
         return values

@@ -138,6 +138,34 @@ def test_a_slope_of_zero_is_refused_and_so_is_what_is_not_finite(dtype: str) -> 
         grey(ramp(0, 60000, "u2"), dtype, RescaleSlope=1e305, RescaleIntercept=0)
 
 
+@pytest.mark.parametrize("value", ["wide", "1,5", "1e"])
+@pytest.mark.parametrize("name", ["WindowWidth", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue"])
+@pytest.mark.parametrize("vr", ["LO", "DS"])
+def test_what_is_no_number_is_refused_by_its_name(vr: str, name: str, value: str) -> None:
+    data = image_file(ramp(0, 9, "u2")[None], WindowCenter=3, **{name: pydicom.DataElement(name, "LO", value)})
+    if vr == "DS":
+        at = data.index(value.encode()) - 4
+        data = data[:at] + b"DS" + data[at + 2 :]
+    with pytest.raises(MalformedImage, match=name) as raised:
+        decode_image(data)
+    assert value not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_that_are_not_finite(value: str) -> None:
+    """A window of them cannot be used; a rescale makes nothing that can be shown."""
+    pixels = ramp(30, 200, "u2")
+
+    def with_value(name: str, **more: Any) -> np.ndarray:
+        return grey(pixels, **more, **{name: pydicom.DataElement(name, "LO", value)})
+
+    np.testing.assert_array_equal(with_value("WindowWidth", WindowCenter=50), grey(pixels))
+    np.testing.assert_array_equal(with_value("WindowCenter", WindowWidth=50), grey(pixels))
+    for name in ("RescaleSlope", "RescaleIntercept"):
+        with pytest.raises(MalformedImage, match="not finite"):
+            with_value(name)
+
+
 @pytest.mark.parametrize("syntax", [kinds.EXPLICIT, kinds.BIG])
 @pytest.mark.parametrize("vr", ["US", "OW"])
 @pytest.mark.parametrize(("first", "signed"), [(100, False), (-100, True)])

@@ -89,6 +89,34 @@ def test_halved_colour_is_doubled() -> None:
     assert photometric == "YBR_FULL"
 
 
+def test_halved_colour_by_plane_or_of_an_odd_width_is_refused() -> None:
+    pixels = frames(1, 8, False, 3)
+    for change in ({"PlanarConfiguration": 1}, {"Columns": 9, "Rows": 6}):
+        with pytest.raises(MalformedImage, match="even number of columns"):
+            stored(image_file(pixels, "YBR_FULL_422", **change))
+
+
+@pytest.mark.parametrize("syntax", [kinds.EXPLICIT, kinds.RLE])
+def test_colour_that_is_called_halved_and_is_whole(syntax: str) -> None:
+    """As transcoders leave it: the length says what it is."""
+    pixels = frames(2, 8, False, 3)
+    data = image_file(pixels, "YBR_FULL", syntax=syntax, PhotometricInterpretation="YBR_FULL_422")
+    np.testing.assert_array_equal(stored(data)[0], pixels)
+
+
+def test_pixel_data_far_longer_than_the_header_says_is_refused() -> None:
+    pixels = RNG.integers(0, 256, (1, 100, 100), dtype=np.uint8)
+    for rows, fits in ((100, True), (60, True), (59, False)):  # a row is 100 bytes, and 4096 may be padding
+        data = image_file(pixels, Rows=rows)
+        if fits:
+            np.testing.assert_array_equal(stored(data)[0][0], pixels[0, :rows])
+        else:
+            with pytest.raises(MalformedImage, match=r"10000 bytes, and its header says 5900"):
+                stored(data)
+    wide = np.zeros((1, 3, 5000), np.uint16)
+    assert stored(image_file(wide, Rows=2))[0][0].shape == (2, 5000)  # one row more
+
+
 def sof3(frame: np.ndarray) -> bytes:
     return codecs.jpeg8_encode(
         frame,
@@ -182,6 +210,30 @@ def test_jpeg_2000_with_its_colour_transform_is_rgb_whatever_its_label(label: st
         encode=lambda frame: codecs.jpeg2k_encode(frame, codecformat="j2k", reversible=True, level=0, mct=True),
     )
     np.testing.assert_array_equal(next(decode_frames(read_dataset(data, DEFAULT_LIMITS))), pixels[0])
+
+
+@pytest.mark.parametrize("label", ["YBR_RCT", "YBR_ICT", "RGB"])
+def test_jpeg_2000_without_a_transform_is_rgb_where_it_is_not_called_ycbcr(label: str) -> None:
+    pixels = frames(1, 8, False, 3)
+    data = image_file(pixels, label, syntax=kinds.J2K, encode=j2k)
+    np.testing.assert_array_equal(decode_image(data), pixels[0])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LOSSLESS if kind != "htj2k"])
+@pytest.mark.parametrize("label", ["YBR_FULL", "YBR_FULL_422"])
+def test_ycbcr_without_a_transform_of_the_compression_is_converted(label: str, kind: str) -> None:
+    syntax, encode = LOSSLESS[kind]
+    pixels = frames(1, 8, False, 3)
+    wanted = decode_image(image_file(pixels, "YBR_FULL"))
+    np.testing.assert_array_equal(decode_image(image_file(pixels, label, syntax=syntax, encode=encode)), wanted)
+
+
+@pytest.mark.parametrize("kind", ["jpeg-ls", "jpeg 2000"])
+def test_compressed_words_whose_stored_bits_are_not_the_lowest(kind: str) -> None:
+    syntax, encode = LOSSLESS[kind]
+    pixels = frames(1, 12, False, 1)
+    data = image_file(pixels << 4, stored=12, high=15, syntax=syntax, encode=encode)
+    np.testing.assert_array_equal(stored(data)[0], pixels)
 
 
 def smooth(photometric: str = "RGB") -> np.ndarray:

@@ -64,7 +64,8 @@ def masks(url: str) -> str:
         sources = list(files())
         for number, data in enumerate(sources):
             (folder / f"{number:03}.dcm").write_bytes(data)
-        command = [str(Path(sys.executable).with_name("gazeseg-serve")), "predict", str(folder), "--out", str(out)]
+        program = str(Path(sys.executable).with_name("gazeseg-serve"))
+        command = [program, "predict", str(folder), "--out", str(out), "--force"]
         subprocess.run(command, capture_output=True, check=False)  # it ends with 1, since files without pixels are skipped
         for number, data in enumerate(sources):
             answer = client.post("/v1/segment?force=true", content=data, headers={"Content-Type": "application/dicom"})

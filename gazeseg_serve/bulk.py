@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from .clinical import check_file
 from .contract import Artifact
+from .dicom import is_dicom
 from .errors import ConfigError, DatasetError, ImageError, MalformedImage, MissingExtraError, UnsupportedImage
 from .files import sha256, write_bytes
-from .image_inputs import STDIN, collect, image_kind
+from .image_inputs import NOT_READ, STDIN, collect, image_kind
 from .imaging import decode_image
 from .mask_file import Stamp, read_stamp, stamped
 from .names import answer_names, printable
 from .outputs import encode_mask
-from .pixels import DEFAULT_LIMITS
+from .pixels import DEFAULT_LIMITS, with_channels
 from .predictor import Predictor, check_presence
 from .progress import track
 
@@ -43,6 +46,9 @@ class Wish:
     threshold: float | None = None
     presence: float | None = None
     force: bool = False
+
+
+_OWN = Wish()
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def predict_files(
     for image, mask in track(plan.masks.items(), "segmenting", len(plan.masks)):
         try:
             segment_file(predictor, image, mask, wish)
-        except (ImageError, MissingExtraError) as error:
+        except (ImageError, MissingExtraError, DatasetError) as error:
             plan.summary.failures[printable(image)] = printable(str(error))
         else:
             plan.summary.written += 1
@@ -104,23 +110,55 @@ def make_plan(inputs: Sequence[Path], out: Path) -> Plan:
     return plan
 
 
-def segment_file(predictor: Predictor, image: Path, mask: Path, wish: Wish = Wish()) -> None:
-    """Write the mask of one image file. Raises ImageError or MissingExtraError for an image that cannot be read, OSError for
-    a mask that cannot be written."""
+def segment_file(predictor: Predictor, image: Path, mask: Path, wish: Wish = _OWN) -> None:
+    """Write the mask of one image file; of a multi-frame DICOM object the folder `mask` without its suffix, a mask a frame.
+
+    Raises ImageError or MissingExtraError for an image that cannot be read, and then writes nothing of it; OSError for a mask
+    that cannot be written.
+    """
     if predictor.artifact is None:
         raise ConfigError("a mask file names the artifact that made it; open the predictor from an artifact folder")
-    data, spec = _read(image), predictor.spec
+    data = _read(image)
     stamp = _stamp(predictor.artifact, data, wish)
+    classes = len(predictor.spec.classes)
     try:
-        image_pixels = decode_image(data, spec.channels, dtype=spec.dtype)
-        labels = predictor.predict(image_pixels, stamp.presence).mask(stamp.threshold)
+        if is_dicom(data) and (frames := _frames(data, predictor)) is not None:
+            labels = (predictor.predict(frame, stamp.presence).mask(stamp.threshold) for frame in frames)
+            _write_frames(mask.with_suffix(""), [stamped(encode_mask(frame, classes), stamp) for frame in labels])
+            return
+        pixels = decode_image(data, predictor.spec.channels, dtype=predictor.spec.dtype)
     except UnsupportedImage as error:
         kind = image_kind(data)
-        raise UnsupportedImage(f"a {kind} file: {error}" if kind else str(error)) from error
-    write_bytes(mask, stamped(encode_mask(labels, len(spec.classes)), stamp))
+        raise UnsupportedImage(f"a {kind} file: {error}" if kind in NOT_READ else str(error)) from error
+    write_bytes(mask, stamped(encode_mask(predictor.predict(pixels, stamp.presence).mask(stamp.threshold), classes), stamp))
 
 
-def is_done(artifact: Artifact, image: Path, mask: Path, wish: Wish = Wish()) -> bool:
+def _frames(data: bytes, predictor: Predictor) -> Iterator[np.ndarray] | None:
+    """The frames of a multi-frame DICOM file as the predictor takes them; None for a file of one. Raises ImageError."""
+    from .dicom import decode_frames, frame_count, read_dataset
+
+    dataset = read_dataset(data, DEFAULT_LIMITS)
+    if frame_count(dataset) == 1:
+        return None
+    spec = predictor.spec
+    return (with_channels(frame, spec.channels) for frame in decode_frames(dataset, spec.dtype))
+
+
+def _write_frames(folder: Path, masks: Sequence[bytes]) -> None:
+    """Write frame_0001.png and so on, in the frames' order, and take away what an older run made of more frames."""
+    wanted = {folder / f"frame_{number:04d}.png": mask for number, mask in enumerate(masks, start=1)}
+    taken = [path for path in wanted if path.exists() and read_stamp(path) is None]
+    if taken or (folder.exists() and not folder.is_dir()):
+        there = printable(taken[0] if taken else folder)
+        raise DatasetError(f"the masks of its frames would take the place of {there}; name another folder with --out")
+    for path, mask in wanted.items():
+        write_bytes(path, mask)
+    for path in set(folder.glob("frame_[0-9][0-9][0-9][0-9].png")) - wanted.keys():
+        if read_stamp(path) is not None:
+            path.unlink()
+
+
+def is_done(artifact: Artifact, image: Path, mask: Path, wish: Wish = _OWN) -> bool:
     """Whether `mask` is a file that `segment_file` wrote of this very image with this model and these thresholds."""
     stamp = read_stamp(mask)
     try:

@@ -17,7 +17,7 @@ import ray.data
 
 from .bulk import Summary, Wish, is_done, make_plan, segment_file
 from .contract import Artifact
-from .errors import ConfigError, ImageError, MissingExtraError
+from .errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from .image_inputs import STDIN
 from .names import printable
 from .predictor import Predictor, check_presence
@@ -41,7 +41,7 @@ class _Worker:
     def _segment(self, image: Path, mask: Path) -> str:
         try:
             segment_file(self.predictor, image, mask, self.wish)
-        except (ImageError, MissingExtraError, OSError) as error:
+        except (ImageError, MissingExtraError, DatasetError, OSError) as error:
             return printable(str(error) or type(error).__name__)
         return ""
 

@@ -21,6 +21,7 @@ _MAGIC = {
     "GIF": (b"GIF87a", b"GIF89a"),
     "JPEG 2000": (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),
 }
+NOT_READ = ("GIF", "JPEG 2000", "BMP", "WebP", "HEIF")  # of the kinds that `image_kind` tells
 
 
 @dataclass

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from artifacts import write_artifact
-from dicoms import dicom_file
+from dicoms import dicom_file, enhanced_file
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -275,6 +275,37 @@ def test_dicom_that_the_model_is_not_for_is_listed_and_can_be_forced(tmp_path: P
     stamp = read_stamp(tmp_path / "out" / "slice.png")
     assert stamp is not None
     assert stamp.forced
+
+
+def test_a_multi_frame_object_has_a_mask_a_frame(artifact: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    frames = np.full((3, 20, 30), 100, np.uint16)
+    for i in range(3):
+        frames[i, :, : 10 * i] = 4000
+    (tmp_path / "us.dcm").write_bytes(enhanced_file(frames))
+    folder = tmp_path / "out" / "us"
+    assert predict_files(artifact, [tmp_path / "us.dcm"], tmp_path / "out").written == 1
+    assert sorted(contents(folder)) == [f"frame_000{i}.png" for i in (1, 2, 3)]
+    for i, path in enumerate(sorted(folder.iterdir())):
+        predictor = Predictor.open(artifact, "cpu")
+        (tmp_path / "one.dcm").write_bytes(dicom_file(1, frames[i]))
+        segment_file(predictor, tmp_path / "one.dcm", tmp_path / "one.png")
+        np.testing.assert_array_equal(cv2.imread(str(path)), cv2.imread(str(tmp_path / "one.png")))
+
+    (folder / "notes.png").write_bytes(image(40))
+    (tmp_path / "us.dcm").write_bytes(enhanced_file(frames[:2]))
+    assert predict_files(artifact, [tmp_path / "us.dcm"], tmp_path / "out").written == 1
+    assert sorted(contents(folder)) == ["frame_0001.png", "frame_0002.png", "notes.png"], "no third of the object before"
+
+    (folder / "frame_0002.png").write_bytes(image(40))
+    before = contents(folder)
+    summary = predict_files(artifact, [tmp_path / "us.dcm"], tmp_path / "out")
+    assert "would take the place of" in summary.failures[str(tmp_path / "us.dcm")]
+    assert contents(folder) == before
+
+    (tmp_path / "cut.dcm").write_bytes(enhanced_file(frames)[:-700])
+    assert predict_files(artifact, [tmp_path / "cut.dcm"], tmp_path / "out").written == 0
+    assert not (tmp_path / "out" / "cut").exists(), "nothing is written of an object that cannot be read whole"
 
 
 def test_one_file_named_twice_is_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

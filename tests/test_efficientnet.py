@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from tiny import tiny_config
 
-from gazeseg_serve.contract import InputSpec
+from gazeseg_serve.contract import InputSpec, Run
 from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.export.fuse import FusedEnsemble
@@ -20,8 +21,11 @@ from gazeseg_serve.export.quantize import to_int8
 from gazeseg_serve.export.settings import Tolerance
 from gazeseg_serve.training.learning.distill import make_student
 from gazeseg_serve.training.learning.loop import train
+from gazeseg_serve.training.learning.run_folder import write_level
 from gazeseg_serve.training.learning.student import Student
+from gazeseg_serve.training.networks import efficientnet
 from gazeseg_serve.training.networks.architecture import Architecture
+from gazeseg_serve.training.networks.efficientnet import weights_file
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 from gazeseg_serve.training.networks.unet import seeded_unet
 
@@ -30,23 +34,66 @@ LITE = ("network.encoder=efficientnet-lite0", "network.stride=2")
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 
 
-def test_the_encoder_answers_as_the_original_does() -> None:
-    """Figures of efficientnet_lite_pytorch 0.1.0 with the same weights: mean |x|, and values at both ends of each map."""
-    golden = [
+# Of efficientnet_lite_pytorch 0.1.0 at image_size 224 with the same weights: mean |x|, and values at both ends of each map.
+GOLDEN = {
+    "efficientnet-lite0": [
         ((16, 32, 48), 6.471189, (5.80686, -8.93088, -12.03118), 2.71751),
         ((24, 16, 24), 7.123396, (-0.45131, 13.07133, 8.16629), 16.27734),
         ((40, 8, 12), 6.557868, (-6.33402, 7.67408, 7.84377), 1.35268),
         ((112, 4, 6), 5.378572, (-2.15053, 4.12006, 4.47661), 6.96922),
         ((320, 2, 3), 1.381227, (0.63739, 1.15171, 0.94217), -2.38314),
-    ]
-    encoder = seeded_unet(ARCHITECTURE, 0).backbone.encoder.eval()
+    ],
+    "efficientnet-lite1": [
+        ((16, 32, 48), 6.842977, (4.94804, -21.5475, 13.62994), 3.11759),
+        ((24, 16, 24), 9.593639, (1.57644, 48.74402, 30.45607), -8.77381),
+        ((40, 8, 12), 8.022604, (7.4256, -15.01329, -28.11969), -11.2207),
+        ((112, 4, 6), 5.046344, (-1.68113, -8.54704, 1.28192), 3.9655),
+        ((320, 2, 3), 1.305621, (2.30032, 0.52896, -2.56575), 2.10769),
+    ],
+    "efficientnet-lite2": [
+        ((16, 32, 48), 6.005229, (-5.33302, -8.85398, -16.84986), 8.60925),
+        ((24, 16, 24), 10.043472, (14.29823, -31.52188, -10.4615), -3.51344),
+        ((48, 8, 12), 7.434018, (16.40213, -4.96632, -9.924), -13.00566),
+        ((120, 4, 6), 4.788045, (0.89689, 4.43243, -9.85028), -7.96948),
+        ((352, 2, 3), 1.351446, (0.53528, -1.83628, 0.15272), -0.91044),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_encoder_answers_as_the_original_does(name: str) -> None:
+    if not weights_file(name).is_file():
+        pytest.skip(f"the weights of {name} are not installed; see benchmarks/encoder_weights.py")
+    encoder = seeded_unet(replace(ARCHITECTURE, encoder=name), 0).backbone.encoder.eval()
     with torch.no_grad():
         maps = encoder(torch.linspace(-2, 2, 3 * 64 * 96).view(1, 3, 64, 96))
-    for found, (shape, mean, first, last) in zip(maps, golden, strict=True):
+    for found, (shape, mean, first, last) in zip(maps, GOLDEN[name], strict=True):
         assert found.shape == (1, *shape)
         assert found.abs().mean().item() == pytest.approx(mean, rel=1e-4)
         assert found[0, :3, 0, 0].tolist() == pytest.approx(first, abs=1e-3)
         assert found[0, -1, -1, -1].item() == pytest.approx(last, abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("lite0", 2_958_848), ("lite1", 3_723_520), ("lite2", 4_357_952)])
+def test_every_encoder_has_the_original_s_layers(name: str, parameters: int) -> None:
+    """Counted in the packages' files, without head and classifier."""
+    network = seeded_unet(replace(ARCHITECTURE, encoder=f"efficientnet-{name}"), 0, pretrained=False)
+    assert sum(p.numel() for p in network.backbone.encoder.parameters()) == parameters
+    assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 1, 64, 96)
+
+
+def test_weights_that_are_not_installed_are_said_and_a_finished_run_does_not_need_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ensemble = Ensemble(ARCHITECTURE, InputSpec(64), [0])
+    level = write_level(tmp_path, 1, ensemble.networks[0], 0.5, {})
+    Run(InputSpec(64), asdict(ARCHITECTURE), (level,), {}, 0, {}, {}, {}).save(tmp_path)
+    monkeypatch.setattr(efficientnet, "weights_file", lambda name: tmp_path / f"{name}.safetensors")
+    with pytest.raises(ConfigError, match=r"efficientnet-lite0 are not installed.*encoder_weights"):
+        seeded_unet(ARCHITECTURE, 0)
+    _, loaded = load_ensemble(tmp_path)
+    x = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(loaded(x), ensemble.eval()(x))
 
 
 def test_levels_share_the_encoder_s_start_and_nothing_else() -> None:

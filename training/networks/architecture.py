@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from gazeseg_serve.errors import ConfigError
 
 SIMILARITIES = ("cosine", "dot")  # of local pixel propagation
-ENCODERS = ("unet", "efficientnet-lite0")
+ENCODERS = ("unet", "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 NORMS = ("group", "batch", "instance")
 STRIDES = (1, 2, 4)
-ENCODER_STRIDE = 2  # the first features of EfficientNet-Lite0 are at half size
+ENCODER_STRIDE = 2  # the first features of an EfficientNet-Lite are at half size
 ENCODER_MULTIPLE = 32  # its H and W
 
 
@@ -23,8 +23,8 @@ class Architecture:
     norm     "group" (4 groups, as released), "batch" (folds into the convolutions at export) or "instance"
     stride   blocks of stride x stride pixels become channels before the first convolution (Shi et al., CVPR 2016), and
              the logits are enlarged bilinearly behind the last: stride 2 does a quarter of the work. 1, 2 or 4
-    encoder  "unet" begins from nothing; "efficientnet-lite0" takes its encoder, with its ImageNet weights, in place of the
-             five stages (`training.networks.efficientnet`), and wants norm "batch", 3 channels, stride 2 and depth 5
+    encoder  "unet" begins from nothing; "efficientnet-lite0", "-lite1" and "-lite2" take theirs, with its ImageNet weights, in
+             place of the five stages (`training.networks.efficientnet`), and want norm "batch", 3 channels, stride 2, depth 5
     """
 
     width: int = 64

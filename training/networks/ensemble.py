@@ -52,11 +52,11 @@ class Ensemble(nn.Module):
     disagreement, behind the K classes, is no part of the logits.
     """
 
-    def __init__(self, architecture: Architecture, spec: InputSpec, seeds: Sequence[int]) -> None:
+    def __init__(self, architecture: Architecture, spec: InputSpec, seeds: Sequence[int], pretrained: bool = True) -> None:
         super().__init__()
         self.architecture, self.spec = architecture, spec
         self.normalise = Normalise(spec)
-        self.levels = nn.ModuleList(seeded_unet(architecture, seed) for seed in seeds)
+        self.levels = nn.ModuleList(seeded_unet(architecture, seed, pretrained) for seed in seeds)
 
     @property
     def networks(self) -> list[UNet]:
@@ -89,7 +89,7 @@ def load_ensemble(folder: Path) -> tuple[Run, Ensemble]:
     """The networks of a run folder, in eval mode on the CPU. Raises ContractError."""
     run = Run.load(folder)
     architecture = from_dict(Architecture, run.architecture, f"{folder}: architecture")
-    ensemble = Ensemble(architecture, run.input, seeds=[0] * len(run.levels))
+    ensemble = Ensemble(architecture, run.input, [0] * len(run.levels), pretrained=False)
     for network, level in zip(ensemble.networks, run.levels, strict=True):
         missing, unexpected = network.load_state_dict(load_file(folder / level.weights), strict=False)
         if missing or unexpected:

@@ -42,7 +42,7 @@ class UNet(nn.Module):
                 setattr(self.backbone, f"upcat_{stage}", _Skip())
         else:
             self.block = 1  # the encoder itself begins by halving the image
-            self.backbone = EfficientUNet(w)
+            self.backbone = EfficientUNet(w, architecture.encoder)
         self.classifier = nn.Conv2d(2 * w, architecture.outputs, kernel_size=1)
 
     def features(self, x: Tensor) -> Tensor:
@@ -70,12 +70,12 @@ def _blocks_to_channels(x: Tensor, stride: int) -> Tensor:
     return blocks.contiguous(memory_format=torch.channels_last) if last else blocks
 
 
-def seeded_unet(architecture: Architecture, seed: int) -> UNet:
+def seeded_unet(architecture: Architecture, seed: int, pretrained: bool = True) -> UNet:
     """A UNet whose initial weights depend on `seed` alone, but for a pretrained encoder's; the global generator is left as
-    it was."""
+    it was. pretrained: False spares the encoder's own weights, for one that is given all of its weights at once."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = UNet(architecture)
-    if isinstance(network.backbone, EfficientUNet):
+    if pretrained and isinstance(network.backbone, EfficientUNet):
         network.backbone.load_imagenet()
     return network

@@ -19,7 +19,7 @@ from .image_inputs import NOT_READ, STDIN, collect, image_kind
 from .imaging import decode_image
 from .mask_file import Stamp, read_stamp, stamped
 from .names import answer_names, printable
-from .outputs import encode_mask
+from .outputs import mask_png
 from .pixels import DEFAULT_LIMITS, with_channels
 from .predictor import Predictor, check_presence
 from .progress import track
@@ -70,10 +70,10 @@ def predict_files(
 ) -> Summary:
     """Write a mask, `<stem>.png` in the image's own size, for every image among `inputs` (files, folders, `-`).
 
-    One class: 1 bit a pixel, 0 or 255. Several: 8 bit, the label itself. An image that cannot be read is listed and the
-    rest go on. Raises DatasetError before anything is written where an input is missing or no image, or where a mask would
-    take the place of a file that is an input, or that `predict` did not write. presence: the threshold under which an image
-    is taken to show nothing; None takes the artifact's, 0 switches it off; ConfigError for one that it cannot hold.
+    One class: 1 bit a pixel, 0 or 255. Several: a palette whose index is the label, as over HTTP. An image that cannot be read
+    is listed and the rest go on. Raises DatasetError before anything is written where an input is missing or no image, or where
+    a mask would take the place of a file that is an input, or that `predict` did not write. presence: the threshold under which
+    an image is taken to show nothing; None takes the artifact's, 0 switches it off; ConfigError for one that it cannot hold.
     force: DICOM that contradicts the artifact's intended use is segmented, too, instead of listed.
     """
     plan = make_plan(inputs, out)
@@ -120,17 +120,17 @@ def segment_file(predictor: Predictor, image: Path, mask: Path, wish: Wish = _OW
         raise ConfigError("a mask file names the artifact that made it; open the predictor from an artifact folder")
     data = _read(image)
     stamp = _stamp(predictor.artifact, data, wish)
-    classes = len(predictor.spec.classes)
+    colours = predictor.artifact.colours
     try:
         if is_dicom(data) and (frames := _frames(data, predictor)) is not None:
             labels = (predictor.predict(frame, stamp.presence).mask(stamp.threshold) for frame in frames)
-            _write_frames(mask.with_suffix(""), [stamped(encode_mask(frame, classes), stamp) for frame in labels])
+            _write_frames(mask.with_suffix(""), [stamped(mask_png(frame, colours), stamp) for frame in labels])
             return
         pixels = decode_image(data, predictor.spec.channels, dtype=predictor.spec.dtype)
     except UnsupportedImage as error:
         kind = image_kind(data)
         raise UnsupportedImage(f"a {kind} file: {error}" if kind in NOT_READ else str(error)) from error
-    write_bytes(mask, stamped(encode_mask(predictor.predict(pixels, stamp.presence).mask(stamp.threshold), classes), stamp))
+    write_bytes(mask, stamped(mask_png(predictor.predict(pixels, stamp.presence).mask(stamp.threshold), colours), stamp))
 
 
 def _frames(data: bytes, predictor: Predictor) -> Iterator[np.ndarray] | None:

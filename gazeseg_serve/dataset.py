@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from .errors import DatasetError
 from .imaging import IMAGE_SUFFIXES, read_image
@@ -68,7 +69,7 @@ class Dataset:
         return read_image(self.images[stem], channels, dtype=dtype)
 
     def mask(self, stem: str, classes: int = 1) -> np.ndarray:
-        """Labels `(H, W)` uint8: 0 background, 1..classes. With one class, any non-zero value is 1.
+        """Labels `(H, W)` uint8: 0 background, 1..classes, as grey or as a palette's index. With one class any non-zero is 1.
 
         A JPEG mask blurs at the rim, so there a value is foreground from 128 on. Raises DatasetError where the mask
         is missing, a label is above `classes`, or the mask is of several classes and JPEG.
@@ -77,11 +78,14 @@ class Dataset:
             raise DatasetError(f"{self.root} has no mask for {stem}; expected {self.root / 'masks' / (stem + '.png')}")
         path = self.masks[stem]
         lossy = path.suffix.lower() in (".jpg", ".jpeg")
-        values = read_image(path, channels=1)[..., 0]
+        values = read_image(path, channels=1)[..., 0]  # with its limits
         if classes == 1:
             return (values >= 128 if lossy else values > 0).astype(np.uint8)
         if lossy:
             raise DatasetError(f"{path}: JPEG does not keep label values; save the mask as PNG")
+        with Image.open(path) as picture:
+            if picture.mode == "P":  # as this program writes them: the palette is for the eye, its index is the label
+                values = np.asarray(picture)
         if values.max() > classes:
             raise DatasetError(f"{path}: label {values.max()}, but there are {classes} classes")
         return values

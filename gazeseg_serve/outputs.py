@@ -217,7 +217,3 @@ def as_npz(prediction: Prediction, threshold: float, disagreement: bool) -> byte
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
-
-
-def encode_mask(mask: np.ndarray, classes: int) -> bytes:
-    return encode_png(mask, bilevel=True) if classes == 1 else encode_png(mask)

@@ -31,7 +31,7 @@ from .turns import Turns
 
 _PRELOAD = "gazeseg_serve.service.codec_preload"
 _LEAST = 64 * 2**20  # bytes that any piece of work gets
-_BACKLOG = 4  # new work may wait for so many times the whole memory; more would wait in vain
+_BACKLOG = 2  # new work may wait for so many times the whole memory; more would wait in vain
 _LOST = (EOFError, OSError)  # what the pipe raises when the process has ended
 
 

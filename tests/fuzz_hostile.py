@@ -27,7 +27,7 @@ def _saved(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 @functools.cache
-def _flat(kind: str, height: int, width: int, mode: str) -> bytes:
+def flat(kind: str, height: int, width: int, mode: str) -> bytes:
     """An image of one colour: a few KiB, however many pixels."""
     options = {"progressive": True, "quality": 50} if kind == "JPEG" else {}
     options |= {"compression": "tiff_lzw"} if kind == "TIFF" else {}
@@ -45,10 +45,10 @@ def _codestream(rng: random.Random, corpus: dict[str, bytes]) -> Case:
     if kind == "rle":
         syntax, stream = RLELossless, struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x00" * rng.choice((10, 10_000, 100_000))
     elif kind == "j2k":
-        syntax, stream = JPEG2000Lossless, _flat("JPEG2000", *real, "L")
+        syntax, stream = JPEG2000Lossless, flat("JPEG2000", *real, "L")
         stream = stream[stream.index(b"\xff\x4f\xff\x51") :]
     else:
-        syntax, stream = JPEGBaseline8Bit, _flat("JPEG", *real, "L")
+        syntax, stream = JPEGBaseline8Bit, flat("JPEG", *real, "L")
         if kind == "scans":
             last = stream.rindex(b"\xff\xda")
             stream = stream[:-2] + stream[last:-2] * rng.choice((20, 90, 3000)) + stream[-2:]
@@ -122,9 +122,9 @@ def _charset(rng: random.Random, corpus: dict[str, bytes]) -> Case:
 
 def _large(rng: random.Random, corpus: dict[str, bytes]) -> Case:
     """A legal file of as many pixels as are taken, or a few more; many of these come at once."""
-    height, width = rng.choice(((SIDE, SIDE), (SIDE, SIDE), (1, 65535), (60_000, 66), (SIDE + 1, SIDE)))
+    height, width = rng.choice(((SIDE, SIDE), (SIDE, SIDE), (1, 65_000), (60_000, 66), (SIDE + 1, SIDE)))
     kind, mode = rng.choice((("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "1"), ("JPEG", "RGB"), ("TIFF", "I"), ("TIFF", "RGB")))
-    data = _flat(kind, height, width, mode)
+    data = flat(kind, height, width, mode)
     if rng.random() < 0.2:
         files = [("image", f"{i}", data) for i in range(rng.randrange(1, 6))]
         body = form(files)

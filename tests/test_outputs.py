@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,10 +18,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from gazeseg_serve import outputs
+from gazeseg_serve.bulk import segment_file
 from gazeseg_serve.contract import Artifact
+from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.png import encode_png
-from gazeseg_serve.predictor import Prediction
+from gazeseg_serve.predictor import Prediction, Predictor
 
 MASKS = arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 
@@ -186,3 +189,26 @@ def test_what_a_model_cannot_give_is_refused(several: Artifact, output: str, dis
 def test_a_png_has_no_place_for_the_disagreement(artifact: Artifact) -> None:
     with pytest.raises(ConfigError, match="no place"):
         outputs.check("png", artifact, disagreement=True)
+
+
+def test_a_mask_file_is_the_masks_answer_and_reads_back_as_labels(tmp_path: Path) -> None:
+    """One encoder for `predict` and HTTP: several classes are a palette in both, and a dataset folder reads its labels."""
+    folder, source, written = tmp_path / "artifact", tmp_path / "x.png", tmp_path / "data" / "masks" / "x.png"
+    write_artifact(folder, classes=("a", "b"))
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, :10], pixels[:, 10:20] = (255, 0, 0), (0, 255, 0)
+    source.write_bytes(encode_png(pixels))
+    predictor = Predictor.open(folder, "cpu")
+    segment_file(predictor, source, written)
+    assert predictor.artifact is not None
+    labels = predictor.predict(pixels).mask(0.5)
+    assert set(np.unique(labels)) == {0, 1, 2}
+    answer = outputs.render(predictor.predict(pixels), predictor.artifact, "png", 0.5).content
+    for content in (written.read_bytes(), answer):
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.mode == "P"
+            assert picture.getpalette()[3:9] == [channel for colour in predictor.artifact.colours for channel in colour]
+            np.testing.assert_array_equal(np.asarray(picture), labels)
+    (tmp_path / "data" / "images").mkdir()
+    (tmp_path / "data" / "images" / "x.png").write_bytes(source.read_bytes())
+    np.testing.assert_array_equal(Dataset.open(tmp_path / "data").mask("x", 2), labels)

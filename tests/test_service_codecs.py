@@ -165,7 +165,7 @@ def test_new_work_is_refused_once_too_much_waits_and_a_batch_waits_on() -> None:
     async def scenario(pool: CodecPool) -> None:
         first = asyncio.ensure_future(decode(pool, LONG, memory=768 * MIB))
         await processes(pool)
-        waiting = [asyncio.ensure_future(decode(pool, encoded(), memory=768 * MIB)) for _ in range(4)]
+        waiting = [asyncio.ensure_future(decode(pool, encoded(), memory=768 * MIB)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Problem, match="too many or too large") as refused:
             await decode(pool, encoded())

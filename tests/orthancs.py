@@ -37,6 +37,7 @@ class Orthanc:
     scripts: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+    user: tuple[str, str] | None = None
     http_port: int = field(default_factory=free_port)
     dicom_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -72,7 +73,7 @@ class Orthanc:
         end = time.monotonic() + 60
         while True:
             try:
-                if httpx.get(self.url + "/system", timeout=2).status_code == 200:
+                if self.ask("GET", "/system", timeout=2).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -86,24 +87,27 @@ class Orthanc:
             self.process.wait(30)
 
     def get(self, path: str) -> Any:
-        return httpx.get(self.url + path, timeout=30).json()
+        return self.ask("GET", path).json()
+
+    def ask(self, method: str, path: str, timeout: float = 120, **arguments: Any) -> httpx.Response:
+        return httpx.request(method, self.url + path, timeout=timeout, auth=self.user, **arguments)
 
     def put(self, content: bytes) -> None:
-        httpx.post(self.url + "/instances", content=content, timeout=60).raise_for_status()
+        self.ask("POST", "/instances", content=content).raise_for_status()
 
     def sweep(self) -> None:
         """What a timer does where Orthanc has no heartbeat of its own."""
-        httpx.post(self.url + "/tools/execute-script", content="gazeseg_sweep()", timeout=120)
+        self.ask("POST", "/tools/execute-script", content="gazeseg_sweep()")
 
     def instances(self, modality: str) -> list[dict[str, Any]]:
         """Study, series and instance UIDs, Orthanc's id and the file of every instance of a modality."""
-        found = httpx.post(
-            self.url + "/tools/find", json={"Level": "Instance", "Query": {"Modality": modality}, "Expand": True}, timeout=60
+        found = self.ask(
+            "POST", "/tools/find", json={"Level": "Instance", "Query": {"Modality": modality}, "Expand": True}
         ).json()
         return [{"id": item["ID"], "series": item["ParentSeries"]} for item in found]
 
     def file(self, instance: str) -> bytes:
-        return httpx.get(f"{self.url}/instances/{instance}/file", timeout=60).content
+        return self.ask("GET", f"/instances/{instance}/file").content
 
 
 @contextmanager

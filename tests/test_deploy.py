@@ -17,10 +17,12 @@ import httpx
 import kubernetes_validate
 import numpy as np
 import pytest
+import typer.main
 import yaml
 from artifacts import write_artifact
 from serving import PIXELS, Running, encoded, serve, wait_until_ready
 
+from gazeseg_serve.cli.main import app
 from gazeseg_serve.default_model import default_artifact
 from gazeseg_serve.export.triton import write_triton
 from gazeseg_serve.imaging import decode_image
@@ -224,3 +226,46 @@ def test_a_bento_of_the_checkout_serves_what_the_command_predicts(tmp_path: Path
     seen = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_GRAYSCALE)
     assert np.array_equal(seen > 0, expected > 0)
     assert status == 0
+
+
+def test_the_nodes_manifests_hold_to_the_schema_and_fit_the_command() -> None:
+    documents = render(DEPLOY / "kubernetes" / "node")
+    for document in documents:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    made = {document["kind"]: document for document in documents}
+    pod = made["StatefulSet"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    labels = pod["metadata"]["labels"]
+    assert made["StatefulSet"]["spec"]["selector"]["matchLabels"] == labels == made["Service"]["spec"]["selector"]
+    assert made["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    claims = {claim["metadata"]["name"] for claim in made["StatefulSet"]["spec"]["volumeClaimTemplates"]}
+    assert mounts == claims | {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert_options_of_the_node(container["args"])
+    monitor = next(port["containerPort"] for port in container["ports"] if port["name"] == "monitor")
+    assert f"--monitor-port={monitor}" in container["args"]
+
+
+def test_the_compose_of_the_archive_names_files_that_are_there_and_options_that_exist() -> None:
+    folder = DEPLOY / "orthanc"
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())
+    for service in compose["services"].values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or (folder / source).is_file(), source
+    assert_options_of_the_node(compose["services"]["node"]["command"])
+    text = (folder / "orthanc.json").read_text()
+    settings = json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.M))
+    title, host, port = settings["DicomModalities"]["gazeseg"]
+    assert (title, host, port) == ("GAZESEG", "node", 11112)
+    mounted = {volume.split(":")[1] for volume in compose["services"]["orthanc"]["volumes"]}
+    assert set(settings["LuaScripts"]) <= mounted
+    assert settings["OverwriteInstances"] is True
+
+
+def assert_options_of_the_node(arguments: list[str]) -> None:
+    """The arguments begin with `node`, and it has an option of each name."""
+    command = typer.main.get_command(app).commands["node"]  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert arguments[0] == "node"
+    assert {argument.partition("=")[0] for argument in arguments[1:]} <= known

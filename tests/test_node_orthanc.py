@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from artifacts import write_artifact
 from conftest import DATA
 from dicom_images import cine, complaints, image
 from nodes import send, wait_for
-from orthancs import NodeProcess, Orthanc, archive, free_port, listening
+from orthancs import ROOT, NodeProcess, Orthanc, archive, free_port, listening
 from serving import running as running_service
 
 pytestmark = [
@@ -151,3 +153,82 @@ def test_nothing_is_lost_or_done_twice_while_everybody_is_killed_in_turn(tmp_pat
     assert outcome.kills == {"node": 2, "service": 1, "orthanc": 1}
     assert (outcome.missing, outcome.twice, outcome.wrong, outcome.dead) == (0, 0, 0, 0), (tmp_path / "node.log").read_text()
     assert outcome.results == 40
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(url + "/readyz", timeout=30).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def metadata_of(orthanc: Orthanc, series: str) -> dict[str, str]:
+    """The script's own metadata of a series: an error (1031), and with how many images it was done (1032)."""
+    return {
+        number: httpx.get(f"{orthanc.url}/series/{series}/metadata/{number}").text
+        for number in ("1031", "1032")
+        if httpx.get(f"{orthanc.url}/series/{series}/metadata/{number}").status_code == 200
+    }
+
+
+def test_the_hook_without_a_node_loses_no_image_and_keeps_errors(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "artifact")
+    made, port = made_series(), free_port()
+    service = node_kills.Service(tmp_path / "artifact", tmp_path / "service.log")
+    environment = {"GAZESEG_URL": f"http://127.0.0.1:{service.port}", "GAZESEG_MODALITIES": "ES,US"}
+    with archive(tmp_path / "orthanc", port, scripts=("gazeseg.lua", "hook.lua"), environment=environment) as orthanc:
+        send(orthanc.dicom_port, made["endoscopy"], "MODALITY", "ORTHANC")
+        orthanc.sweep()
+        assert orthanc.instances("SEG") == []  # the service is away, so the series waits
+        orthanc.kill()
+        orthanc.start()
+        service.start()
+        try:
+            listening(service.port, service.process, service.log)
+            wait_for(lambda: is_ready(environment["GAZESEG_URL"]))
+            send(orthanc.dicom_port, [*made["cine"], *made["ct"]], "MODALITY", "ORTHANC")
+
+            def swept(count: int) -> bool:
+                orthanc.sweep()
+                return len(orthanc.instances("SEG")) == count
+
+            wait_for(lambda: swept(2), 90)
+            assert sorted(frames_of(orthanc)) == [4, 5]
+            assert swept(2)  # what is done is not done again, and its own results make no loop
+            send(orthanc.dicom_port, [renamed(image("endoscopy", 9), "1.2.8.1", "1.2.8.1.1", "1.2.8.1.1.9")], "M", "ORTHANC")
+            wait_for(lambda: swept(3) or sorted(frames_of(orthanc)) == [5, 5], 60)
+            odd = [image("endoscopy", 1, Rows=0), image("endoscopy", 2, Rows=0)]
+            for number, dataset in enumerate(odd):
+                orthanc.put(file_of(renamed(dataset, "1.2.8.7", "1.2.8.7.1", f"1.2.8.7.1.{number}")))
+            query = {"Level": "Series", "Query": {"SeriesInstanceUID": "1.2.8.7.1"}}
+            (refused,) = orthanc.ask("POST", "/tools/find", json=query).json()
+            wait_for(lambda: (orthanc.sweep(), "1032" in metadata_of(orthanc, refused))[1], 60)
+            assert "refuses" in metadata_of(orthanc, refused)["1031"]
+        finally:
+            service.kill()
+
+
+def test_the_deployed_configuration_routes_and_takes_results_with_a_password(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "artifact")
+    text = (ROOT / "deploy" / "orthanc" / "orthanc.json").read_text()
+    deployed = json.loads(re.sub(r"^\s*//.*$", "", text, flags=re.M))
+    port = free_port()
+    # What differs on this machine: who listens where, and where the scripts lie.
+    for name in ("DicomModalities", "LuaScripts", "StableAge", "RemoteAccessAllowed"):
+        deployed.pop(name)
+    (tmp_path / "password").write_text("geheim\n")
+    environment = {"ORTHANC_PASSWORD": "anders", "GAZESEG_ORTHANC_PASSWORD": "geheim"}
+    options = {"changes": deployed, "environment": environment, "user": ("admin", "anders")}
+    with archive(tmp_path / "orthanc", port, scripts=("gazeseg.lua", "route.lua"), **options) as orthanc:
+        node = NodeProcess(
+            [str(tmp_path / "artifact"), "--port", str(port), "--to", orthanc.web, "--from", "ORTHANC", "--quiet", "1",
+             "--spool", str(tmp_path / "spool"), "--to-user", "gazeseg", "--to-password-file", str(tmp_path / "password")],
+            tmp_path / "node.log",
+        )  # fmt: skip
+        node.start()
+        try:
+            listening(port, node.process, node.log)
+            send(orthanc.dicom_port, made_series()["endoscopy"], "MODALITY", "ORTHANC")
+            wait_for(lambda: frames_of(orthanc) == [4], 60)
+        finally:
+            assert node.kill(signal.SIGTERM) == 0

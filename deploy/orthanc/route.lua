@@ -4,8 +4,6 @@
 -- folder to remember the position in), GAZESEG_MODALITIES (like "ES,US"). It looks after every stable series, and every
 -- LuaHeartBeatPeriod seconds from Orthanc 1.11 on; before that, let a timer post "gazeseg_sweep()" to /tools/execute-script.
 
-local busy = false
-
 local function send(id)
   local answer = RestApiPost('/modalities/gazeseg/store', DumpJson({ Resources = { id }, Synchronous = true }))
   if answer == nil or answer == '' then return false end
@@ -14,8 +12,6 @@ local function send(id)
 end
 
 function gazeseg_sweep()
-  if busy then return end
-  busy = true
   local position = gazeseg_read_position()
   local done = false
   while not done do
@@ -25,7 +21,6 @@ function gazeseg_sweep()
       if tags ~= nil and gazeseg_wants(tags['Modality']) and not send(item.id) then
         print('gazeseg: the node does not take instance ' .. item.id .. ' yet; it is sent again at the next look')
         gazeseg_write_position(item.seq - 1)
-        busy = false
         return
       end
     end
@@ -33,7 +28,6 @@ function gazeseg_sweep()
     gazeseg_write_position(position)
     done = finished
   end
-  busy = false
 end
 
 function OnStableSeries(id, tags, metadata) gazeseg_sweep() end

@@ -105,15 +105,20 @@ class Browser:
         await self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
         await self.click(element)
         async with asyncio.timeout(30):
-            while not (new := [path for path in set(folder.iterdir()) - before if not path.name.endswith(".crdownload")]):
+            while not (new := set(folder.iterdir()) - before) or any(_begun(path) for path in new):
                 await asyncio.sleep(0.05)
-        return new[0]
+        return new.pop()
 
     async def photograph(self, name: str) -> None:
         """A screenshot into the folder GAZESEG_SCREENSHOTS, where there is one, for a person to look at."""
         if folder := os.environ.get("GAZESEG_SCREENSHOTS"):
             shot = await self.call("Page.captureScreenshot", format="png")
             (Path(folder) / name).write_bytes(base64.b64decode(shot["data"]))
+
+
+def _begun(path: Path) -> bool:
+    """Whether Chromium is still writing a file, which it does under another name beside an empty one."""
+    return path.suffix == ".crdownload" or path.stat().st_size == 0
 
 
 _PIXEL = """(() => {{

@@ -160,8 +160,16 @@ def test_what_is_saved_is_what_is_shown(service: Running, tmp_path: Path) -> Non
                 assert np.asarray(opened_mask).sum() == pixels(await tab.text("area"))
             numbers = json.loads((await tab.saved("save-json", saves)).read_text())
             assert numbers == {"image": "first.png", **json.loads(asked(service, first.read_bytes(), "json", 0.4))}
-            overlay = await tab.saved("save-overlay", saves)
-            assert overlay.read_bytes() == asked(service, first.read_bytes(), "overlay", 0.4)
+            await tab.set("opacity", 0.5)
+            overlay = cv2.imread(str(await tab.saved("save-overlay", saves)))
+            plain, inside = cv2.imread(str(first)), cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0
+            assert overlay.shape == plain.shape
+            away = cv2.dilate(inside.astype(np.uint8), np.ones((9, 9))) == 0
+            np.testing.assert_allclose(overlay[away], plain[away], atol=1)
+            colour = np.array(numbers["classes"][0]["colour"][::-1])
+            middle = cv2.erode(inside.astype(np.uint8), np.ones((7, 7))) > 0
+            np.testing.assert_allclose(overlay[middle], (plain[middle] + colour) / 2, atol=2)
+            assert middle.any()
             assert not await tab.enabled("save-seg"), "a PNG has no study to put a SEG into"
 
             # The second file is chosen and its answer is on its way: nothing of the first is left to be seen or saved.
@@ -369,6 +377,14 @@ def test_the_picture_zooms_moves_and_shows_the_image_alone_while_held(service: R
             assert await tab.pixel(*spot) != pytest.approx(plain, abs=12)
             await tab.evaluate("document.querySelector('#rows button').click()")
             assert (await tab.evaluate(place))[0] > fitted[0], "a press on a number goes there"
+
+            await tab.click("fit")
+            for kind, apart in (("touchStart", 20), ("touchMove", 30), ("touchMove", 40), ("touchEnd", None)):
+                points = [] if apart is None else [{"x": x - apart, "y": y, "id": 1}, {"x": x + apart, "y": y, "id": 2}]
+                await tab.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+            pinched = await tab.evaluate(place)
+            assert pinched[0] == pytest.approx(2 * fitted[0], rel=0.1), "two fingers twice as far apart"
+            assert under(*pinched) == pytest.approx(under(*fitted), abs=3), "and what is between them stays there"
             assert not tab.complaints
 
     asyncio.run(scenario())

@@ -2,7 +2,7 @@
 
 import { arranged, itemsOf, render, sameSeries } from "./list.js";
 import { choose, clearResult, loadCard, preview, recount, say, state, view } from "./result.js";
-import { KINDS, save, saveJson, saveSeries } from "./save.js";
+import { KINDS, save, saveJson, savePicture, saveSeries } from "./save.js";
 import { Refusal, useKey } from "./service.js";
 
 const at = (id) => document.getElementById(id);
@@ -40,10 +40,10 @@ async function saving(work, what) {
   }
 }
 
-for (const [id, output] of [["download", "png"], ["save-overlay", "overlay"], ["save-seg", "dicom-seg"], ["save-sr", "dicom-sr"]]) {
-  at(id).addEventListener("click", () => (
-    saving((one) => save(output, one, at("disagreement").checked && state.loaded.spread !== null), KINDS[output].what)));
+for (const [id, output] of [["download", "png"], ["save-seg", "dicom-seg"], ["save-sr", "dicom-sr"]]) {
+  at(id).addEventListener("click", () => saving((one) => save(output, one), KINDS[output].what));
 }
+at("save-overlay").addEventListener("click", () => saving((one) => savePicture(view, one), "the picture"));
 at("save-json").addEventListener("click", () => saving(saveJson, "the numbers"));
 for (const [id, output] of [["save-series", "dicom-seg"], ["save-series-sr", "dicom-sr"]]) {
   at(id).addEventListener("click", () => (

@@ -1,6 +1,6 @@
 // What the page needs of a DICOM header: the series, the place in it, and the spacing. Nothing of it is shown or kept but these.
 
-const HEAD = 4 * 2 ** 20; // bytes of the file that are looked through; pixels come last
+const [MARK, HEADS] = [132, [2 ** 16, 2 ** 19, 2 ** 23]]; // bytes of the file that are looked through; pixels come last
 const LONG = new Set(["OB", "OW", "OF", "OD", "OL", "OV", "SQ", "UC", "UR", "UT", "UN", "SV", "UV"]);
 const UNDEFINED = 0xffffffff;
 const [ITEM, ITEM_END, SEQUENCE_END, PIXELS] = [0xfffee000, 0xfffee00d, 0xfffee0dd, 0x7fe00010];
@@ -12,14 +12,13 @@ const TAGS = {
 
 // -> null for what is no DICOM file, else { series, modality, frames, place, spacing: [rows, columns] in mm or null, detector }.
 export async function dicomHeader(file) {
-  const data = await file.slice(0, HEAD).arrayBuffer();
-  const mark = new Uint8Array(data.slice(128, 132));
+  const mark = new Uint8Array(await file.slice(MARK - 4, MARK).arrayBuffer());
   if (String.fromCharCode(...mark) !== "DICM") return null;
-  const found = {};
-  try {
-    read(new DataView(data), found);
-  } catch (error) {
-    if (!(error instanceof RangeError)) throw error; // the header goes on behind HEAD, or is broken: what was read counts
+  let found = {};
+  for (const length of HEADS) {
+    const data = await file.slice(0, length).arrayBuffer();
+    found = {};
+    if (whole(data, found) || data.byteLength === file.size) break;
   }
   const spacing = numbers(found.pixelSpacing) ?? numbers(found.detectorSpacing);
   return {
@@ -27,6 +26,17 @@ export async function dicomHeader(file) {
     place: place(found), spacing: spacing?.length === 2 && spacing.every((step) => step > 0) ? spacing : null,
     detector: !numbers(found.pixelSpacing),
   };
+}
+
+// Whether the header ends within `data`: else it goes on behind it, or is broken, and what was read counts.
+function whole(data, found) {
+  try {
+    read(new DataView(data), found);
+    return true;
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return false;
+  }
 }
 
 function numbers(text) {

@@ -3,12 +3,14 @@
 import { dicomHeader } from "./dicom.js";
 import { areaText } from "./measure.js";
 
-// -> items { file, name, header, key, series, state, reason, summary, force }.
-export function itemsOf(files) {
-  return Promise.all(files.map(async ({ file, name }) => {
+// -> items { file, name, header, key, series, state, reason, summary, force }. One file is read after the other: they may be large.
+export async function itemsOf(files) {
+  const items = [];
+  for (const { file, name } of files) {
     const header = await dicomHeader(file);
-    return { file, name, header, key: header?.series ?? "", series: "", state: "waiting", reason: "", summary: null, force: false };
-  }));
+    items.push({ file, name, header, key: header?.series ?? "", series: "", state: "waiting", reason: "", summary: null, force: false });
+  }
+  return items;
 }
 
 // The items in their order; `series` becomes the key of those that share it with another one.

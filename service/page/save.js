@@ -23,17 +23,21 @@ async function checked(response, shown) {
 
 export const KINDS = {
   png: { end: "_mask.png", what: "the mask" },
-  overlay: { end: "_overlay.png", what: "the overlay" },
   "dicom-seg": { end: "_seg.dcm", what: "the DICOM SEG" },
   "dicom-sr": { end: "_sr.dcm", what: "the report" },
 };
 
 // shown: { item, answer, query } as drawn; query: its threshold, presence and force. -> the name of the file that was saved.
-export async function save(output, shown, disagreement) {
-  const { end } = KINDS[output];
-  const query = { ...shown.query, output, disagreement: disagreement && output === "overlay" };
-  const name = stem(shown.item.name) + end;
-  offer(await checked(await segment(shown.item.file, query), shown), name);
+export async function save(output, shown) {
+  const name = stem(shown.item.name) + KINDS[output].end;
+  offer(await checked(await segment(shown.item.file, { ...shown.query, output }), shown), name);
+  return name;
+}
+
+// The picture as it is on the screen, at the image's own size.
+export async function savePicture(view, shown) {
+  const name = `${stem(shown.item.name)}_overlay.png`;
+  offer(await view.picture(), name);
   return name;
 }
 

@@ -3,6 +3,7 @@
 const LARGEST_LAYER = 4e6; // pixels; a layer of a larger image is drawn at a part of its size
 const CLOSEST = 40; // screen pixels an image pixel
 const [STEP, SHIFT] = [1.25, 40];
+const SIDE = 1000; // of a saved picture: from there on its lines grow with it
 
 export class View {
   // onZoom(percent) is told of every change of scale.
@@ -126,13 +127,26 @@ export class View {
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     this.canvas.dataset.shown = this.scene ? "image" : "nothing";
     if (!this.scene) return;
-    const { base, width, height, mask, outlines, parts, spread } = this.scene;
-    const { opacity, disagreement, boxes, hidden } = this.options;
     const dense = this.canvas.width / this.canvas.clientWidth;
     Object.assign(this.canvas.dataset, { scale: this.scale, left: this.left, top: this.top });
     context.setTransform(this.scale * dense, 0, 0, this.scale * dense, this.left * dense, this.top * dense);
     context.imageSmoothingEnabled = this.scale * dense < 3; // closer than that the pixels themselves are of interest
     context.imageSmoothingQuality = "high";
+    this.layers(context, this.scale, this.top, this.options.hidden);
+  }
+
+  // The whole image with what is painted over it, at the image's own size, as a PNG.
+  async picture() {
+    const { width, height } = this.scene;
+    const canvas = new OffscreenCanvas(width, height);
+    this.layers(canvas.getContext("2d"), Math.min(1, SIDE / Math.max(width, height)), 0, false);
+    return canvas.convertToBlob({ type: "image/png" });
+  }
+
+  // In the image's own coordinates; `scale`: of the screen, so that lines keep their width; `top`: where the image begins there.
+  layers(context, scale, top, hidden) {
+    const { base, width, height, mask, outlines, parts, spread } = this.scene;
+    const { opacity, disagreement, boxes } = this.options;
     context.drawImage(base, 0, 0, width, height);
     if (hidden) return;
     if (disagreement && spread) context.drawImage(spread, 0, 0, width, height);
@@ -141,14 +155,14 @@ export class View {
       context.drawImage(mask, 0, 0, width, height);
       context.globalAlpha = 1;
     }
-    this.draw(context, outlines, boxes ? parts : []);
+    this.draw(context, scale, top, outlines, boxes ? parts : []);
   }
 
   // Lines have the same width on the screen at every scale, with a dark rim that shows them on bright ground.
-  draw(context, outlines, parts) {
+  draw(context, scale, top, outlines, parts) {
     context.lineJoin = "round";
     for (const [wide, dark] of [[4, true], [2, false]]) {
-      context.lineWidth = wide / this.scale;
+      context.lineWidth = wide / scale;
       for (const [colour, ring] of outlines) {
         context.strokeStyle = dark ? "rgb(0 0 0 / 45%)" : colour;
         context.beginPath();
@@ -156,26 +170,26 @@ export class View {
         context.closePath();
         context.stroke();
       }
-      context.setLineDash([6 / this.scale, 4 / this.scale]);
+      context.setLineDash([6 / scale, 4 / scale]);
       for (const { box } of parts) {
         context.strokeStyle = dark ? "rgb(0 0 0 / 60%)" : "#fff";
         context.strokeRect(...box);
       }
       context.setLineDash([]);
     }
-    parts.forEach(({ box: [x, y] }, i) => this.number(context, i + 1, x, y));
+    parts.forEach(({ box: [x, y] }, i) => number(context, scale, top, i + 1, x, y));
   }
+}
 
-  number(context, value, x, y) {
-    const size = 14 / this.scale;
-    context.font = `600 ${size}px system-ui, sans-serif`;
-    const width = context.measureText(value).width + size * 0.7;
-    const top = Math.max(y - size * 1.35, -this.top / this.scale);
-    context.fillStyle = "rgb(0 0 0 / 75%)";
-    context.fillRect(x, top, width, size * 1.35);
-    context.fillStyle = "#fff";
-    context.fillText(value, x + size * 0.35, top + size * 1.05);
-  }
+function number(context, scale, topOfImage, value, x, y) {
+  const size = 14 / scale;
+  context.font = `600 ${size}px system-ui, sans-serif`;
+  const width = context.measureText(value).width + size * 0.7;
+  const top = Math.max(y - size * 1.35, -topOfImage / scale);
+  context.fillStyle = "rgb(0 0 0 / 75%)";
+  context.fillRect(x, top, width, size * 1.35);
+  context.fillStyle = "#fff";
+  context.fillText(value, x + size * 0.35, top + size * 1.05);
 }
 
 // A layer of `width` x `height` pixels: colour(i) gives [red, green, blue, alpha] of pixel i, or null where it is clear.

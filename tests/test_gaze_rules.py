@@ -17,7 +17,7 @@ from gazeseg_serve.training.gaze.phantoms import phantom
 from gazeseg_serve.training.gaze.simulate import NOISE, simulate_gaze, write_phantoms
 from gazeseg_serve.training.masks.settings import MaskSettings, Screen, canvas_sigma, check_thresholds
 from gazeseg_serve.training.masks.threshold_sweep import GRID, ThresholdSweep, parse_grid, recommend
-from gazeseg_serve.training.masks.verdict import BAD, GOOD, LOOK, dead_levels, judge, wanders
+from gazeseg_serve.training.masks.verdict import BAD, GOOD, LOOK, Evidence, dead_levels, judge, wanders
 
 # Four quarters by red, green and blue, then 1000 times the lesion's share, then the spread of each colour.
 PHANTOMS = [
@@ -31,7 +31,7 @@ FINE = {"fixations": 25.0, "dispersion": 0.15, "wander": 0.8, "in_image": 1.0, "
 
 def word(change: dict[str, float], share: int = 100, dropped: float = 0.0) -> str:
     """The verdict where `share` of 100 images are changed."""
-    return judge([FINE | change] * share + [FINE] * (100 - share), dropped).word
+    return judge([FINE | change] * share + [FINE] * (100 - share), Evidence(dropped)).word
 
 
 @pytest.mark.parametrize(

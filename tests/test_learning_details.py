@@ -255,7 +255,7 @@ def test_validation_is_the_mean_dice_over_images_and_classes(batch: int) -> None
         for p, t in zip(labels, targets, strict=True)
         for c in (1, 2)
     ]
-    row = validate(model, truth_of(spec, images, targets), Fabric(accelerator="cpu", devices=1), batch)
+    row = validate(model, truth_of(spec, images, targets), Fabric(accelerator="cpu", devices=1), batch=batch)
     assert set(row) == {"dice_level_1", "dice_level_2", "dice_ensemble"}
     assert all(value == pytest.approx(np.mean(each)) for value in row.values())
     assert model.training

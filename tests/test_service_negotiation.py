@@ -144,6 +144,6 @@ def test_models_are_served_by_name(client: TestClient, folder: Path, zones: Path
 
 
 def test_colour_and_grey_tiffs_are_read(client: TestClient) -> None:
-    grey = cv2.imencode(".tif", np.full((20, 30), 60_000, np.uint16))[1].tobytes()
+    grey = cv2.imencode(".tif", np.full((20, 30), 257 * 234, np.uint16))[1].tobytes()
     answer = client.post("/v1/segment?output=json", files={"image": grey}).json()
     assert answer["classes"][0]["area"] == 600

@@ -78,24 +78,21 @@ def stored_frames(dataset: Dataset, layout: Layout) -> Iterator[tuple[np.ndarray
         yield from _native(data, layout)
         return
     decode = _rle if layout.syntax == _RLE else _jpeg
-    for frame in _encapsulated(dataset, layout):
+    for frame in _encapsulated(data, layout):
         yield decode(frame, layout)
 
 
-def _encapsulated(dataset: Dataset, layout: Layout) -> Iterator[bytes]:
+def _encapsulated(data: bytes, layout: Layout) -> Iterator[bytes]:
     """The compressed frames. Raises MalformedImage or UnsupportedImage unless there are as many as the header says."""
     from pydicom.encaps import generate_fragments, generate_frames
 
-    data, offsets = dataset.PixelData, None
-    if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
-        offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
     parts = [part[:4] for part in generate_fragments(data)][1:]  # without the offset table
     # Fragments that begin a frame; of RLE each does (PS3.5, A.4.2).
     starts = sum(layout.syntax == _RLE or part[:3] == _JPEG_START or part == _J2K_START for part in parts)
     if starts > layout.frames:
         raise _more_frames(layout)
     count = 0
-    for frame in generate_frames(data, number_of_frames=layout.frames, extended_offsets=offsets):
+    for frame in generate_frames(data, number_of_frames=layout.frames):
         count += 1
         if count > layout.frames:
             raise _more_frames(layout)

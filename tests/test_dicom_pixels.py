@@ -379,7 +379,7 @@ def test_a_frame_may_come_in_several_fragments(table: bool) -> None:
     np.testing.assert_array_equal(found, pixels)
 
 
-def test_an_extended_offset_table_is_used() -> None:
+def test_an_extended_offset_table_changes_nothing() -> None:
     from pydicom.encaps import encapsulate_extended
 
     pixels = frames(3, 8, False, 1)
@@ -439,6 +439,12 @@ def test_a_missing_element_is_named(name: str) -> None:
 def test_what_holds_no_pixels_says_so() -> None:
     with pytest.raises(UnsupportedImage, match="no pixels"):
         read_dataset(image_file(frames(1, 8, False, 1), without=("PixelData",)), DEFAULT_LIMITS)
+
+
+def test_rle_of_one_bit_is_refused_by_name() -> None:
+    pixels = RNG.integers(0, 2, (1, 3, 5), dtype=np.uint8)
+    with pytest.raises(UnsupportedImage, match="RLE of 1 bit"):
+        stored(image_file(pixels, allocated=1, syntax=kinds.RLE, encode=kinds.rle))
 
 
 def test_signed_colour_and_unknown_compression_are_refused_by_name() -> None:

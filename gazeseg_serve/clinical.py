@@ -117,15 +117,11 @@ def check_file(use: IntendedUse | None, data: bytes, force: bool = False) -> lis
 
     if use is None or not is_dicom(data):
         return []
-    import io
+    from .dicom import broken_errors, parse_dicom
 
-    from .dicom import broken_errors
-    from .errors import require
-
-    pydicom = require("pydicom", "dicom")
     wanted = ["Modality", "PhotometricInterpretation", "BodyPartExamined", "SpecificCharacterSet"]
     try:
-        header = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=wanted)
+        header = parse_dicom(data, stop_before_pixels=True, specific_tags=wanted)
     except broken_errors():
         return []  # whoever decodes it says what is wrong
     return check_intended_use(use, [header], force)

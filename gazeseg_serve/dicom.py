@@ -81,17 +81,26 @@ def read_dataset(data: bytes, limits: Limits) -> Dataset:
 
     Raises MalformedImage, UnsupportedImage, ImageTooLarge (all frames together) or MissingExtraError.
     """
-    pydicom = require("pydicom", "dicom")
-    quiet_readers()
-    if data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00") > _MAX_ITEMS:
-        raise ImageTooLarge(f"the DICOM file has more than {_MAX_ITEMS} items; send fewer frames a file")
     try:
-        _refuse_deflated(data)
-        dataset = pydicom.dcmread(_Counted(data), force=True)
+        dataset = parse_dicom(data)
         check_layout(layout_of(dataset), limits)
     except broken_errors() as error:
         raise MalformedImage(f"the DICOM file cannot be read ({type(error).__name__}); send one image object, whole") from error
     return dataset
+
+
+def parse_dicom(data: bytes, **options: Any) -> Dataset:
+    """What `pydicom.dcmread` makes of a file with these options, with or without its preamble: all that reads one comes here.
+
+    Its warnings go nowhere. Raises UnsupportedImage for a deflated file, ImageTooLarge where the header makes far more than any
+    image's, one of `broken_errors`, or MissingExtraError.
+    """
+    pydicom = require("pydicom", "dicom")
+    quiet_readers()
+    if data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00") > _MAX_ITEMS:
+        raise ImageTooLarge(f"the DICOM file has more than {_MAX_ITEMS} items; send fewer frames a file")
+    _refuse_deflated(data)
+    return pydicom.dcmread(_Counted(data), force=True, **options)
 
 
 class _Counted(io.BytesIO):

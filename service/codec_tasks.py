@@ -149,13 +149,10 @@ def encode_series(
 
 def _header(data: bytes) -> Dataset:
     """What the answer keeps of a file that has been read before: no pixels."""
-    import io
-
-    import pydicom
-
+    from gazeseg_serve.dicom import parse_dicom
     from gazeseg_serve.dicom_source import source_header
 
-    return source_header(pydicom.dcmread(io.BytesIO(data)))
+    return source_header(parse_dicom(data))
 
 
 def _predictor(spec: InputSpec) -> Predictor:

@@ -111,3 +111,16 @@ def test_the_model_says_what_it_is_for(client: TestClient) -> None:
     facts = client.get("/v1/model").json()
     assert facts["intended_use"]["modalities"] == ["ES"]
     assert len(facts["codes"]) == 1
+
+
+@pytest.mark.parametrize("output", ["png", "json", "dicom-seg", "dicom-sr"])
+def test_a_file_without_its_preamble_is_treated_as_it_is_with_it(client: TestClient, output: str) -> None:
+    """Also where its intended use is looked at: cutting 132 bytes off gets nobody round it."""
+    content = file_of(image("mr"))
+    refused = client.post(f"/v1/segment?output={output}", content=content[132:], headers=DICOM)
+    problem(refused, 422, "outside-intended-use")
+    whole, cut = (
+        client.post(f"/v1/models/any/segment?output={output}", content=data, headers=DICOM) for data in (content, content[132:])
+    )
+    assert (whole.status_code, cut.status_code) == (200, 200)
+    assert output == "json" or whole.content == cut.content  # JSON holds times

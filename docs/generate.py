@@ -1,4 +1,4 @@
-"""Write the reference pages, docs/cli.md, docs/config.md and docs/http-routes.md, from the program itself.
+"""Write the reference pages, docs/api.md, cli.md, config.md and http-routes.md, from the program itself.
 
 python docs/generate.py            write them; a test fails where they are stale
 """
@@ -6,12 +6,15 @@ python docs/generate.py            write them; a test fails where they are stale
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import typer.main
 
+import gazeseg_serve
 from gazeseg_serve.cli.main import app
 
 DOCS = Path(__file__).parent
@@ -124,7 +127,74 @@ def _toml(value: object) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-PAGES = {"cli.md": cli_page, "config.md": config_page, "http-routes.md": http_page}
+API = {
+    "Serving": ("Predictor", "Prediction", "read_image", "decode_image"),
+    "Asking a service": ("Client", "AsyncClient"),
+    "Gaze to pseudo-masks": ("make_masks", "MaskSettings", "Dataset"),
+    "Pseudo-masks to a run": ("train", "load_config", "TrainConfig", "evaluate"),
+    "A run to one graph": ("export_run", "ExportSettings", "Student", "load_student"),
+    "Folders and errors": ("Run", "Artifact", "InputSpec", "GazesegError"),
+}
+API_START = """# Python
+
+Generated from the docstrings by `python docs/generate.py`. Everything here is imported from `gazeseg_serve`; a name loads when
+it is used, so that serving needs no torch. Whatever is raised on purpose is a `GazesegError`.
+
+```python
+from gazeseg_serve import Predictor, read_image
+
+predictor = Predictor.open("artifacts/polyps")
+prediction = predictor.predict(read_image("photo.jpg"))
+mask = prediction.mask()  # uint8 (H, W), the photo's own size: 1 where the model sees the target
+```
+"""
+
+
+def api_page() -> str:
+    """Every public name with its signature and docstring, and the public methods of classes."""
+    parts = [API_START]
+    for title, names in API.items():
+        parts += [f"## {title}", ""]
+        for name in names:
+            found = getattr(gazeseg_serve, name)
+            parts += _entry(f"### {name}", name, found)
+            if inspect.isclass(found):
+                for method, member in _methods(found):
+                    parts += _entry(f"#### {name}.{method}", method, member)
+    return "\n".join(parts)
+
+
+def _methods(found: type) -> list[tuple[str, Any]]:
+    ours = [one for one in reversed(found.__mro__) if one.__module__.startswith("gazeseg_serve")]
+    named = {name: member for one in ours for name, member in vars(one).items() if not name.startswith("_")}
+    kinds = (classmethod, staticmethod, property)
+    return [(name, member) for name, member in named.items() if isinstance(member, kinds) or inspect.isfunction(member)]
+
+
+def _entry(heading: str, name: str, member: Any) -> list[str]:
+    inner = getattr(member, "fget", None) or getattr(member, "__func__", member)
+    fields = dataclasses.is_dataclass(inner) and isinstance(inner, type)
+    if isinstance(member, property) or (fields and len(dataclasses.fields(inner)) > 8):
+        shown = name
+    else:
+        is_plain = inspect.isclass(inner) and not fields and "__init__" not in vars(inner)
+        shown = name if is_plain else f"{name}{inspect.signature(inner)}"
+    text = inspect.getdoc(inner) or ""
+    return [
+        heading,
+        "",
+        "```python",
+        textwrap.fill(shown.replace("'", ""), 110, subsequent_indent="    "),
+        "```",
+        "",
+        "```text",
+        text,
+        "```",
+        "",
+    ]
+
+
+PAGES = {"api.md": api_page, "cli.md": cli_page, "config.md": config_page, "http-routes.md": http_page}
 
 if __name__ == "__main__":
     from gazeseg_serve.files import write_text

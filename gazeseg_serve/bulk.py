@@ -40,7 +40,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Wish:
+class MaskOptions:
     """How masks are made. threshold, presence: None is the artifact's own; force: images that it is not for, too."""
 
     threshold: float | None = None
@@ -48,7 +48,7 @@ class Wish:
     force: bool = False
 
 
-_OWN = Wish()
+_OWN = MaskOptions()
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def predict_files(
     plan = make_plan(inputs, out)
     predictor = Predictor.open(artifact, device)
     check_presence(None if predictor.artifact is None else predictor.artifact.presence, presence)
-    wish = Wish(threshold, presence, force)
+    options = MaskOptions(threshold, presence, force)
     for image, mask in track(plan.masks.items(), "segmenting", len(plan.masks)):
         try:
-            segment_file(predictor, image, mask, wish)
+            segment_file(predictor, image, mask, options)
         except (ImageError, MissingExtraError, DatasetError) as error:
             plan.summary.failures[printable(image)] = printable(str(error))
         else:
@@ -110,7 +110,7 @@ def make_plan(inputs: Sequence[Path], out: Path) -> Plan:
     return plan
 
 
-def segment_file(predictor: Predictor, image: Path, mask: Path, wish: Wish = _OWN) -> None:
+def segment_file(predictor: Predictor, image: Path, mask: Path, options: MaskOptions = _OWN) -> None:
     """Write the mask of one image file; of a multi-frame DICOM object the folder `mask` without its suffix, a mask a frame.
 
     Raises ImageError or MissingExtraError for an image that cannot be read, and then writes nothing of it; OSError for a mask
@@ -119,7 +119,7 @@ def segment_file(predictor: Predictor, image: Path, mask: Path, wish: Wish = _OW
     if predictor.artifact is None:
         raise ConfigError("a mask file names the artifact that made it; open the predictor from an artifact folder")
     data = _read(image)
-    stamp = _stamp(predictor.artifact, data, wish)
+    stamp = _stamp(predictor.artifact, data, options)
     colours = predictor.artifact.colours
     try:
         if is_dicom(data) and (frames := _frames(data, predictor)) is not None:
@@ -158,24 +158,24 @@ def _write_frames(folder: Path, masks: Sequence[bytes]) -> None:
             path.unlink()
 
 
-def is_done(artifact: Artifact, image: Path, mask: Path, wish: Wish = _OWN) -> bool:
+def is_done(artifact: Artifact, image: Path, mask: Path, options: MaskOptions = _OWN) -> bool:
     """Whether `mask` is a file that `segment_file` wrote of this very image with this model and these thresholds."""
     stamp = read_stamp(mask)
     try:
-        return stamp is not None and stamp == _stamp(artifact, _read(image), wish)
+        return stamp is not None and stamp == _stamp(artifact, _read(image), options)
     except (ImageError, MissingExtraError):
         return False
 
 
-def _stamp(artifact: Artifact, data: bytes, wish: Wish) -> Stamp:
+def _stamp(artifact: Artifact, data: bytes, options: MaskOptions) -> Stamp:
     """What the mask of an image file will say of itself. Raises OutsideIntendedUse for an image that the model is not for."""
-    forced = bool(check_file(artifact.intended_use, data, wish.force))
+    forced = bool(check_file(artifact.intended_use, data, options.force))
     presence = 0.0 if artifact.presence is None else artifact.presence.threshold
     return Stamp(
         artifact.id,
-        artifact.threshold if wish.threshold is None else wish.threshold,
+        artifact.threshold if options.threshold is None else options.threshold,
         sha256(data),
-        presence if wish.presence is None else wish.presence,
+        presence if options.presence is None else options.presence,
         forced,
     )
 

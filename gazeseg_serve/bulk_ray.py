@@ -15,7 +15,7 @@ import numpy as np
 import ray
 import ray.data
 
-from .bulk import Summary, Wish, is_done, make_plan, segment_file
+from .bulk import MaskOptions, Summary, is_done, make_plan, segment_file
 from .contract import Artifact
 from .errors import ConfigError, DatasetError, ImageError, MissingExtraError
 from .image_inputs import STDIN
@@ -29,9 +29,9 @@ _TRIES = 2
 class _Worker:
     """An engine in an actor; a call segments some images and says for each what was wrong with it, or nothing."""
 
-    def __init__(self, artifact: str, work: list[tuple[Path, Path]], device: str, wish: Wish) -> None:
+    def __init__(self, artifact: str, work: list[tuple[Path, Path]], device: str, options: MaskOptions) -> None:
         self.predictor = Predictor.open(artifact, device, threads=1)
-        self.work, self.wish = work, wish
+        self.work, self.options = work, options
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         numbers = batch.get("number", np.zeros(0, np.int64))  # Ray also hands over blocks without a row, and so without columns
@@ -40,7 +40,7 @@ class _Worker:
 
     def _segment(self, image: Path, mask: Path) -> str:
         try:
-            segment_file(self.predictor, image, mask, self.wish)
+            segment_file(self.predictor, image, mask, self.options)
         except (ImageError, MissingExtraError, DatasetError, OSError) as error:
             return printable(str(error) or type(error).__name__)
         return ""
@@ -68,11 +68,11 @@ def predict_on_ray(
         raise ConfigError(f"--actors {actors}: at least one engine is needed")
     model = Artifact.load(artifact)
     check_presence(model.presence, presence)
-    wish = Wish(threshold, presence, force)
+    options = MaskOptions(threshold, presence, force)
     plan = make_plan(inputs, out.absolute())
     summary = plan.summary
     work = [(image.absolute(), mask) for image, mask in plan.masks.items()]
-    waiting = [i for i, (image, mask) in enumerate(work) if not is_done(model, image, mask, wish)]
+    waiting = [i for i, (image, mask) in enumerate(work) if not is_done(model, image, mask, options)]
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to the makers of Ray
     if not ray.is_initialized():
@@ -85,7 +85,7 @@ def predict_on_ray(
         table = ray.data.from_items([{"number": i} for i in waiting], override_num_blocks=-(-len(waiting) // _IMAGES))
         answers = table.map_batches(
             _Worker,
-            fn_constructor_args=(str(artifact.absolute()), work, device, wish),
+            fn_constructor_args=(str(artifact.absolute()), work, device, options),
             batch_size=_IMAGES,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
             num_cpus=1,

@@ -27,7 +27,7 @@ import numpy as np
 
 from .client_answers import Mask, ServiceError
 from .client_base import Base
-from .client_calls import Call, Source, Wish
+from .client_calls import Call, Query, Source
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Client(Base):
     ) -> Mask:
         """The mask of one image. threshold: a probability, default the model's own. presence: under it nothing is marked;
         default the model's own, 0 switches it off. force: DICOM of a kind that the model is not for, too."""
-        return self._send(self._calls.segment(source, Wish(threshold, False, presence, force)))
+        return self._send(self._calls.segment(source, Query(threshold, False, presence, force)))
 
     def describe(
         self,
@@ -62,7 +62,7 @@ class Client(Base):
         force: bool = False,
     ) -> dict[str, Any]:
         """The JSON answer: per class area, box, run lengths and polygons; mean disagreement, and its map where asked."""
-        return self._send(self._calls.describe(source, Wish(threshold, disagreement, presence, force)))
+        return self._send(self._calls.describe(source, Query(threshold, disagreement, presence, force)))
 
     def arrays(
         self,
@@ -74,7 +74,7 @@ class Client(Base):
         force: bool = False,
     ) -> dict[str, np.ndarray]:
         """`mask` uint8 `(H, W)`, `probability` float32 `(K, H, W)`, and `disagreement` float32 `(H, W)` where asked for."""
-        return self._send(self._calls.arrays(source, Wish(threshold, disagreement, presence, force)))
+        return self._send(self._calls.arrays(source, Query(threshold, disagreement, presence, force)))
 
     def overlay(
         self,
@@ -86,7 +86,7 @@ class Client(Base):
         force: bool = False,
     ) -> np.ndarray:
         """uint8 `(H, W, 3)` RGB: the image with its mask, and the disagreement in red where asked for."""
-        return self._send(self._calls.overlay(source, Wish(threshold, disagreement, presence, force)))
+        return self._send(self._calls.overlay(source, Query(threshold, disagreement, presence, force)))
 
     def dicom_seg(
         self,
@@ -97,7 +97,7 @@ class Client(Base):
         force: bool = False,
     ) -> bytes:
         """The bytes of a DICOM Segmentation of one DICOM file, or of a list of the slices of one series."""
-        return self._send(self._calls.dicom(sources, "dicom-seg", Wish(threshold, False, presence, force)))
+        return self._send(self._calls.dicom(sources, "dicom-seg", Query(threshold, False, presence, force)))
 
     def dicom_sr(
         self,
@@ -108,13 +108,13 @@ class Client(Base):
         force: bool = False,
     ) -> bytes:
         """The bytes of a DICOM Structured Report (TID 1500) of the same: lesion count, and areas."""
-        return self._send(self._calls.dicom(sources, "dicom-sr", Wish(threshold, False, presence, force)))
+        return self._send(self._calls.dicom(sources, "dicom-sr", Query(threshold, False, presence, force)))
 
     def batch(
         self, sources: Sequence[Source], threshold: float | None = None, *, presence: float | None = None, force: bool = False
     ) -> list[Mask | ServiceError]:
         """The masks of several images in one request, in their order; a ServiceError in the place of an image refused."""
-        return self._send(self._calls.batch(sources, Wish(threshold, False, presence, force)))
+        return self._send(self._calls.batch(sources, Query(threshold, False, presence, force)))
 
     def model(self) -> dict[str, Any]:
         """The model's card."""
@@ -141,6 +141,7 @@ class Client(Base):
         return self._result(call, outcome)
 
     def close(self) -> None:
+        """Close the connections; `with Client(url) as client:` does it by itself."""
         self._client.close()
 
     def __enter__(self) -> Self:
@@ -161,7 +162,7 @@ class AsyncClient(Base):
         self, source: Source, threshold: float | None = None, *, presence: float | None = None, force: bool = False
     ) -> Mask:
         """As Client.segment."""
-        return await self._send(self._calls.segment(source, Wish(threshold, False, presence, force)))
+        return await self._send(self._calls.segment(source, Query(threshold, False, presence, force)))
 
     async def describe(
         self,
@@ -173,7 +174,7 @@ class AsyncClient(Base):
         force: bool = False,
     ) -> dict[str, Any]:
         """As Client.describe."""
-        return await self._send(self._calls.describe(source, Wish(threshold, disagreement, presence, force)))
+        return await self._send(self._calls.describe(source, Query(threshold, disagreement, presence, force)))
 
     async def arrays(
         self,
@@ -185,7 +186,7 @@ class AsyncClient(Base):
         force: bool = False,
     ) -> dict[str, np.ndarray]:
         """As Client.arrays."""
-        return await self._send(self._calls.arrays(source, Wish(threshold, disagreement, presence, force)))
+        return await self._send(self._calls.arrays(source, Query(threshold, disagreement, presence, force)))
 
     async def overlay(
         self,
@@ -197,7 +198,7 @@ class AsyncClient(Base):
         force: bool = False,
     ) -> np.ndarray:
         """As Client.overlay."""
-        return await self._send(self._calls.overlay(source, Wish(threshold, disagreement, presence, force)))
+        return await self._send(self._calls.overlay(source, Query(threshold, disagreement, presence, force)))
 
     async def dicom_seg(
         self,
@@ -208,7 +209,7 @@ class AsyncClient(Base):
         force: bool = False,
     ) -> bytes:
         """As Client.dicom_seg."""
-        return await self._send(self._calls.dicom(sources, "dicom-seg", Wish(threshold, False, presence, force)))
+        return await self._send(self._calls.dicom(sources, "dicom-seg", Query(threshold, False, presence, force)))
 
     async def dicom_sr(
         self,
@@ -219,13 +220,13 @@ class AsyncClient(Base):
         force: bool = False,
     ) -> bytes:
         """As Client.dicom_sr."""
-        return await self._send(self._calls.dicom(sources, "dicom-sr", Wish(threshold, False, presence, force)))
+        return await self._send(self._calls.dicom(sources, "dicom-sr", Query(threshold, False, presence, force)))
 
     async def batch(
         self, sources: Sequence[Source], threshold: float | None = None, *, presence: float | None = None, force: bool = False
     ) -> list[Mask | ServiceError]:
         """As Client.batch."""
-        return await self._send(self._calls.batch(sources, Wish(threshold, False, presence, force)))
+        return await self._send(self._calls.batch(sources, Query(threshold, False, presence, force)))
 
     async def model(self) -> dict[str, Any]:
         """As Client.model."""
@@ -252,6 +253,7 @@ class AsyncClient(Base):
         return self._result(call, outcome)
 
     async def aclose(self) -> None:
+        """Close the connections; `async with AsyncClient(url) as client:` does it by itself."""
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:

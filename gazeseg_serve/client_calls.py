@@ -47,7 +47,7 @@ class Call(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Wish:
+class Query:
     """What a call asks for besides its output; None is the model's own."""
 
     threshold: float | None = None
@@ -79,24 +79,24 @@ class Calls:
             raise ConfigError(f"model {model!r} is no name of a model; leave it out for the default one")
         self._prefix = "/v1" if model is None else f"/v1/models/{quote(model, safe='')}"
 
-    def segment(self, source: Source, wish: Wish) -> Call[Mask]:
+    def segment(self, source: Source, wish: Query) -> Call[Mask]:
         return self._one(source, answers.as_mask, "png", wish)
 
-    def describe(self, source: Source, wish: Wish) -> Call[dict[str, Any]]:
+    def describe(self, source: Source, wish: Query) -> Call[dict[str, Any]]:
         return self._one(source, answers.as_object, "json", wish)
 
-    def arrays(self, source: Source, wish: Wish) -> Call[dict[str, np.ndarray]]:
+    def arrays(self, source: Source, wish: Query) -> Call[dict[str, np.ndarray]]:
         return self._one(source, answers.as_arrays, "npz", wish)
 
-    def overlay(self, source: Source, wish: Wish) -> Call[np.ndarray]:
+    def overlay(self, source: Source, wish: Query) -> Call[np.ndarray]:
         return self._one(source, answers.as_picture, "overlay", wish)
 
-    def dicom(self, sources: Source | Sequence[Source], output: str, wish: Wish) -> Call[bytes]:
+    def dicom(self, sources: Source | Sequence[Source], output: str, wish: Query) -> Call[bytes]:
         if isinstance(sources, list | tuple):
             return self._many(sources, answers.as_dicom, output, wish)
         return self._one(cast(Source, sources), answers.as_dicom, output, wish)
 
-    def batch(self, sources: Sequence[Source], wish: Wish) -> Call[list[Mask | ServiceError]]:
+    def batch(self, sources: Sequence[Source], wish: Query) -> Call[list[Mask | ServiceError]]:
         return self._many(sources, lambda response: answers.as_masks(response, len(sources)), "png", wish)
 
     def model(self) -> Call[dict[str, Any]]:
@@ -105,10 +105,10 @@ class Calls:
     def models(self) -> Call[list[str]]:
         return Call("GET", "/v1/models", answers.as_names)
 
-    def _one(self, source: Source, read: Callable[[httpx.Response], T], output: str, wish: Wish) -> Call[T]:
+    def _one(self, source: Source, read: Callable[[httpx.Response], T], output: str, wish: Query) -> Call[T]:
         return Call("POST", f"{self._prefix}/segment", read, wish.params(output), as_file(source))
 
-    def _many(self, sources: Sequence[Source], read: Callable[[httpx.Response], T], output: str, wish: Wish) -> Call[T]:
+    def _many(self, sources: Sequence[Source], read: Callable[[httpx.Response], T], output: str, wish: Query) -> Call[T]:
         files = tuple(as_file(source) for source in sources)
         if not files:
             raise ImageError("no image to send; give at least one")

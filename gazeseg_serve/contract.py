@@ -108,6 +108,7 @@ class Run:
     schema: str = RUN_SCHEMA
 
     def save(self, folder: Path) -> None:
+        """Write `run.json` into `folder`, beside the weights that it names."""
         write_json(folder / RUN_FILE, dataclasses.asdict(self))
 
     @classmethod
@@ -179,6 +180,7 @@ class Artifact:
     schema: str = ARTIFACT_SCHEMA
 
     def save(self, folder: Path) -> None:
+        """Write `manifest.json` into `folder`, beside the files that it names."""
         write_json(folder / MANIFEST_FILE, dataclasses.asdict(self))
 
     @classmethod

@@ -115,7 +115,7 @@ class Predictor:
         return resize_image(image, (spec.size, spec.size))
 
     def run(self, prepared: Sequence[np.ndarray]) -> Outputs:
-        """Run prepared images as one batch."""
+        """Run images as `prepare` gives them, `(size, size, C)` each, as one batch -> Outputs with B = their number."""
         return self.engine.run(np.stack(prepared))
 
     def finish(self, outputs: Outputs, index: int, size: tuple[int, int], presence: float | None = None) -> Prediction:
@@ -123,11 +123,19 @@ class Predictor:
         return finish(outputs, index, size, None if self.artifact is None else self.artifact.presence, presence)
 
     def predict(self, image: np.ndarray, presence: float | None = None) -> Prediction:
-        """presence: as for `finish`. Raises ImageError as `prepare` does."""
+        """Segment one image.
+
+        image       `(H, W, C)` of any size, C and dtype as `spec` says: uint8, or float32 of any scale; see `read_image`
+        presence    threshold in [0, 1] under which the image is taken to show nothing; None takes the artifact's own, 0
+                    marks whatever the pixels say
+
+        Returns a Prediction, whose `mask()` has the image's own size. Raises ImageError for another shape, dtype or a value
+        that is not finite, ConfigError for a presence that this model cannot answer.
+        """
         return self.predict_batch([image], presence)[0]
 
     def predict_batch(self, images: Sequence[np.ndarray], presence: float | None = None) -> list[Prediction]:
-        """One Prediction an image, of one call of the engine; otherwise as `predict`."""
+        """As `predict`, for images that may differ in size, in one call of the engine; one Prediction an image, in order."""
         outputs = self.run([self.prepare(image) for image in images])
         return [self.finish(outputs, i, image.shape[:2], presence) for i, image in enumerate(images)]
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gazeseg_serve.bulk import Wish, is_done, predict_files, segment_file
+from gazeseg_serve.bulk import MaskOptions, is_done, predict_files, segment_file
 from gazeseg_serve.clinical import IntendedUse
 from gazeseg_serve.errors import DatasetError
 from gazeseg_serve.files import sha256, write_bytes
@@ -332,8 +332,8 @@ def test_only_a_mask_of_this_image_model_and_threshold_is_done(artifact: Path, t
     assert not is_done(predictor.artifact, source, mask)
     segment_file(predictor, source, mask)
     assert is_done(predictor.artifact, source, mask)
-    assert is_done(predictor.artifact, source, mask, Wish(0.5))
-    assert not is_done(predictor.artifact, source, mask, Wish(0.25))
+    assert is_done(predictor.artifact, source, mask, MaskOptions(0.5))
+    assert not is_done(predictor.artifact, source, mask, MaskOptions(0.25))
     assert not is_done(other, source, mask)
     assert not is_done(predictor.artifact, tmp_path / "gone.png", mask)
     source.write_bytes(image(41))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import gazeseg_serve
 from gazeseg_serve.training.learning.config import TrainConfig
 from gazeseg_serve.training.learning.student import Student
 
@@ -26,6 +27,10 @@ spec.loader.exec_module(generate)
 def test_a_generated_page_is_what_the_program_says(page: str) -> None:
     fresh = generate.PAGES[page]().rstrip() + "\n"
     assert (ROOT / "docs" / page).read_text() == fresh, "stale: run python docs/generate.py"
+
+
+def test_the_python_page_has_every_public_name() -> None:
+    assert sorted(name for names in generate.API.values() for name in names) == gazeseg_serve.__all__
 
 
 def test_every_command_and_option_is_explained() -> None:

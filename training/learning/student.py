@@ -53,6 +53,7 @@ class Student:
             raise ConfigError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
 
     def architecture(self, channels: int, outputs: int) -> Architecture:
+        """The network for images of `channels` and with `outputs` maps; ConfigError where the settings do not go together."""
         return Architecture(self.width, self.norm, channels, outputs, self.stride, self.depth, self.encoder)
 
     @property

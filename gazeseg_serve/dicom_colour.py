@@ -25,7 +25,8 @@ _COLOURS = ("Red", "Green", "Blue")
 def colour(values: np.ndarray, photometric: str, dataset: Dataset, bits: int, signed: bool, dtype: str) -> np.ndarray:
     """`(H, W)` palette indices or `(H, W, 3)` samples of `bits` bits -> `(H, W, 3)` RGB, uint8 or float32 in [0, 1].
 
-    uint8: of more than 8 bit the eight highest, as other readers of colour do. float32: `pixels.unit_range`. Raises
+    uint8: of more than 8 bit the eight highest, as other readers of colour do; fewer are spread over 256
+    levels. float32: `pixels.unit_range`. Raises
     MalformedImage or UnsupportedImage.
     """
     if photometric == "PALETTE COLOR":
@@ -34,7 +35,8 @@ def colour(values: np.ndarray, photometric: str, dataset: Dataset, bits: int, si
         values, bits = _to_rgb(values, bits)
     if dtype == "float32":
         return unit_range(values)
-    shown = np.ascontiguousarray(values >> (bits - 8) if bits >= 8 else values << (8 - bits), np.uint8)
+    spread = values >> (bits - 8) if bits >= 8 else np.rint(values * (255 / ((1 << bits) - 1)))
+    shown = np.ascontiguousarray(spread, np.uint8)
     if bits == 16 and photometric != "PALETTE COLOR":
         check_wide_colour(shown)
     return shown

@@ -152,5 +152,5 @@ def lookup_table(item: Dataset, prefix: str, signed: bool, big: bool) -> tuple[i
         raise MalformedImage("a lookup table of the DICOM file has fewer entries than its descriptor says")
     entries = entries[:count].astype(np.int64)
     if not 8 <= bits <= 16 or entries.max() >> bits:  # as others do: what the entries need
-        bits = 8 if entries.max() < 0x100 else max(bits, int(entries.max()).bit_length()) if bits <= 16 else 16
+        bits = max(8, int(entries.max()).bit_length())
     return first, entries, bits

@@ -182,6 +182,36 @@ def test_lookup_tables_of_words(vr: str, syntax: str, first: int, signed: bool) 
     np.testing.assert_array_equal(modality, np.rint((wanted - wanted.min()) * 255 / (wanted.max() - wanted.min())))
 
 
+def with_lut(item: Any, pixels: np.ndarray) -> np.ndarray:
+    return grey(pixels, VOILUTSequence=SEQUENCE([item]))
+
+
+def test_a_table_of_65536_entries_says_0() -> None:
+    entries = np.arange(65535, -1, -1, dtype="<u2")
+    pixels = ramp(0, 65535, "u2")
+    wanted = (65535 - pixels.astype(float)) * 255 / 65535
+    assert np.abs(with_lut(lut_item((0, 0, 16), entries.tobytes(), "OW"), pixels) - wanted).max() <= 0.5
+
+
+def test_a_first_value_over_32767_of_unsigned_pixels() -> None:
+    entries = [int(x) for x in np.linspace(255, 0, 60)]
+    found = with_lut(lut_item((60, 40000, 8), entries, "US"), ramp(40000, 40059, "u2"))
+    np.testing.assert_array_equal(found.flat, entries)
+
+
+def test_entries_that_are_written_as_signed() -> None:
+    found = with_lut(lut_item((60, 0, 16), [-1 - 1000 * i for i in range(32)] + [0] * 28, "SS"), ramp(0, 59, "u2"))
+    wanted = [(65535 - 1000 * i) * 255 / 65535 for i in range(32)] + [0] * 28
+    assert np.abs(found.flat - np.array(wanted)).max() <= 0.5
+
+
+@pytest.mark.parametrize(("said", "needed"), [(8, 10), (0, 10), (1, 8), (14, 14), (99, 10)])
+def test_the_bits_of_an_entry_are_what_the_entries_need_where_the_descriptor_cannot_be(said: int, needed: int) -> None:
+    entries = [int(x) for x in np.linspace(0, 1023 if needed > 8 else 255, 60)]
+    found = with_lut(lut_item((60, 0, said), entries, "US"), ramp(0, 59, "u2"))
+    assert np.abs(found.flat - np.array(entries) * 255 / (2**needed - 1)).max() <= 0.5
+
+
 def test_entries_of_eight_bit_two_in_a_word() -> None:
     entries = np.arange(255, -1, -1, dtype=np.uint8)
     item = lut_item((256, 0, 8), entries.tobytes(), "OW")
@@ -255,6 +285,20 @@ def test_ycbcr_becomes_rgb_once(bits: int, syntax: str) -> None:
     wanted = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], 2).clip(0, 255)
     found = decode_image(image_file(pixels, "YBR_FULL", stored=bits, syntax=syntax))
     assert np.abs(found - wanted).max() <= 1.0
+
+
+@pytest.mark.parametrize("bits", [7, 17])
+def test_ycbcr_of_other_depths_is_refused(bits: int) -> None:
+    pixels = np.zeros((1, 4, 6, 3), "u1" if bits < 8 else "u4")
+    with pytest.raises(UnsupportedImage, match=f"{bits} bit"):
+        decode_image(image_file(pixels, "YBR_FULL", stored=bits))
+
+
+@pytest.mark.parametrize("bits", [1, 4, 7])
+def test_colour_of_few_bits_is_spread(bits: int) -> None:
+    pixels = np.random.default_rng(2).integers(0, 1 << bits, (1, 20, 30, 3)).astype("u1")
+    found = decode_image(image_file(pixels, "RGB", stored=bits))
+    np.testing.assert_array_equal(found, np.rint(pixels[0] * (255 / (2**bits - 1))))
 
 
 @pytest.mark.parametrize("bits", [10, 16])

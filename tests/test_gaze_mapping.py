@@ -417,3 +417,55 @@ def test_an_image_column_is_found_by_what_it_holds(tmp_path):
     )
     with pytest.raises(DatasetError, match="the columns also, which all name images"):
         read(toml)
+
+
+# What a mapping or a file may hold that no recording has.
+
+
+def test_patterns_beside_above_and_from_the_root(tmp_path):
+    rows = [f"{s}.png,{x},{y},200" for s, (x, y) in SHARES.items()]
+    made.write(tmp_path / "a" / "r.csv", ["IMAGE,CURRENT_FIX_X,CURRENT_FIX_Y,CURRENT_FIX_DURATION", *rows])
+    for pattern in ("../a/*.csv", f"{tmp_path}/a/*.csv", "../*/r.csv"):
+        made.write(tmp_path / "b" / "gaze.toml", [f'files = "{pattern}"'])
+        assert list(read(tmp_path / "b" / "gaze.toml").paths) == ["l", "p"]
+    made.write(tmp_path / "b" / "gaze.toml", ['files = ""'])
+    with pytest.raises((ConfigError, DatasetError), match=r"raw/\*\.csv"):
+        read(tmp_path / "b" / "gaze.toml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
+def test_a_mapping_in_any_encoding(tmp_path, encoding):
+    path = made.write(tmp_path / "gaze.toml", ['files = ["Bär.csv"]'], encoding)
+    assert load_mapping(path).files == ("Bär.csv",)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"ScreenResolution": [float("nan"), 1080]},
+        {"ScreenResolution": [10**400, 1080]},
+        {"ScreenResolution": ["1920", "1080"]},
+        {"ScreenResolution": [1920]},
+        {"ScreenResolution": 1920},
+    ],
+)
+def test_a_sidecars_screen_that_is_none_is_not_believed(tmp_path, said):
+    import json
+
+    made.bids(tmp_path)
+    (tmp_path / "task-look_events.json").write_text(json.dumps({"StimulusPresentation": said}))
+    with pytest.raises(DatasetError, match="whose size in pixels it does not say"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("coords", ["0 0 1..9 1079", "0 0 1e9 5", "5 5 1 1", "0 0 99999999 1079"])
+def test_an_asc_with_a_screen_that_is_none(tmp_path, coords):
+    path = made.eyelink_asc_samples(tmp_path)
+    path.write_text(path.read_text().replace("0 0 1919 1079", coords))
+    with pytest.raises(DatasetError, match="whose size in pixels it does not say"):
+        read(path)
+
+
+def test_an_end_needs_its_start(tmp_path):
+    with pytest.raises(ConfigError, match=r"columns\.end needs columns\.time"):
+        load_mapping(made.write(tmp_path / "gaze.toml", ['[columns]\nx = "x"\ny = "y"\nend = "e"']))

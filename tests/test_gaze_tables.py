@@ -196,3 +196,24 @@ def test_a_table_that_unpacks_beyond_the_limit_is_refused(tmp_path, monkeypatch)
     path.write_bytes(b"0" * 2000)
     with pytest.raises(DatasetError, match="2000 bytes, the limit is 1000"):
         read_table(path)
+
+
+def test_a_sheet_is_as_large_as_its_cells_not_as_it_says(tmp_path, monkeypatch):
+    import zipfile
+
+    from gazeseg_serve.training.gaze import file_text
+
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in [HEADER, *(row[:6] for row in ROWS)]:  # the last cell of each row is empty
+        book.active.append(list(row))
+    book.save(tmp_path / "plain.xlsx")
+    path = tmp_path / "fixations.xlsx"
+    with zipfile.ZipFile(tmp_path / "plain.xlsx") as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b'ref="A1:G9"', b'ref="A1:XFD1048576"'))
+    assert b"XFD1048576" in zipfile.ZipFile(path).read("xl/worksheets/sheet1.xml")
+    check(path)
+    monkeypatch.setattr(file_text, "_CELLS", 20)
+    with pytest.raises(DatasetError, match="more than 20 cells"):
+        read_table(path)

@@ -20,7 +20,7 @@ from .bounds import unit_of_rate
 from .csv_table import Table, number, read_table
 from .file_text import decode, read_bytes, split_lines
 from .layout import Layout, NotGazeError, stem_of
-from .mapping import AUTO, MILLISECONDS, Columns, Screen, Units
+from .mapping import AUTO, MILLISECONDS, Columns, Screen, Units, pixel_pair
 
 _UNITS = {
     "s": "s",
@@ -69,7 +69,10 @@ def read(path: Path, said: dict[str, Any]) -> Layout:
     unit = _UNITS.get(str(_of(said, "timestamp").get("Units", "")).lower(), AUTO)
     rate = said.get("SamplingFrequency")
     if time is None and isinstance(rate, int | float) and rate > 0:
-        rows = [(line, None if cells is None else [*cells, repr(1000 * i / rate)]) for i, (line, cells) in enumerate(table)]
+        rows = [
+            (line, None if cells is None else [*cells, repr(1000 * i / number(str(rate)))])
+            for i, (line, cells) in enumerate(table)
+        ]
         table, time, unit = Table(path, (*names, "timestamp"), records=rows), "timestamp", "ms"
     table, image = _with_images(table, path.parent / f"{prefix}_events.tsv", said, time, unit)
     subject = re.match(r"(sub-[^_]+)", stem)
@@ -138,12 +141,12 @@ def _screen(presentation: dict[str, Any]) -> Screen:
     def pair(name: str) -> list[float]:
         value = presentation.get(name)
         good = isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
-        return [float(v) for v in value] if good else []  # type: ignore[union-attr]
+        return [number(str(v)) for v in value] if good else []  # type: ignore[union-attr]
 
     size, pixels, distance = pair("ScreenSize"), pair("ScreenResolution"), presentation.get("ScreenDistance")
-    width, height = (round(pixels[0]), round(pixels[1])) if pixels else (None, None)
+    width, height = pixel_pair(pixels)
     across, down = (100 * size[0], 100 * size[1]) if size else (None, None)
-    return Screen(width, height, across, down, 100 * float(distance) if isinstance(distance, int | float) else None)
+    return Screen(width, height, across, down, 100 * number(str(distance)) if isinstance(distance, int | float) else None)
 
 
 def _with_images(table: Table, events: Path, said: dict[str, Any], time: str | None, unit: str) -> tuple[Table, str | None]:
@@ -168,7 +171,7 @@ def _with_images(table: Table, events: Path, said: dict[str, Any], time: str | N
     if unit == AUTO:
         unit = unit_of_rate(known) or "ms"
     start = said.get("StartTime", 0.0)
-    begun = float(start) if isinstance(start, int | float) else 0.0
+    begun = number(str(start)) if isinstance(start, int | float) else 0.0
     onsets = [span[0] for span in spans]
 
     def image(value: float) -> str:

@@ -103,10 +103,10 @@ def read_table(path: Path) -> Table:
         records = [(line, cells) for line, cells in enumerate(rows, start=1) if any(cell.strip() for cell in cells)]
         names = _names(records[0][1])
         notes = (f"{path.name}: the sheets {', '.join(others)} are not read",) if others else ()
-        body = [
-            (line, [c.strip() for c in _fitted(cells, names)] if _fits(cells, names) else None) for line, cells in records[1:]
-        ]
-        return Table(path, names, records=body or [], notes=notes) if body else Table(path, names, notes=notes)
+        # A row of a workbook ends with its last filled cell.
+        whole = [(line, [*cells, *[""] * (len(names) - len(cells))]) for line, cells in records[1:]]
+        body = [(line, list(map(str.strip, _fitted(cells, names))) if _fits(cells, names) else None) for line, cells in whole]
+        return Table(path, names, records=body, notes=notes)
     return table_of_text(path, decode(path, data))
 
 

@@ -19,7 +19,7 @@ from gazeseg_serve.errors import DatasetError
 
 from .csv_table import Table, number
 from .layout import Layout
-from .mapping import Area, Columns, Screen, Units
+from .mapping import Area, Columns, Screen, Units, pixel_pair
 from .names import ImageNames
 
 _COORDS = re.compile(r"(?:DISPLAY|GAZE)_COORDS\s+(-?[\d.]+)[\s,]+(-?[\d.]+)[\s,]+(-?[\d.]+)[\s,]+(-?[\d.]+)")
@@ -100,7 +100,7 @@ class _Reader:
             self._begin()
         elif match := _COORDS.search(text):
             left, top, right, bottom = (number(part) for part in match.groups())
-            self.screen = Screen(round(right - left + 1), round(bottom - top + 1))
+            self.screen = Screen(*pixel_pair((right - left + 1, bottom - top + 1)))
         elif match := _IMGLOAD.match(text):
             self._load(match[1].upper(), match[2].strip())
         elif match := _TRIAL_VAR.match(text):

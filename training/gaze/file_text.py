@@ -8,10 +8,12 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 from gazeseg_serve.errors import DatasetError, require
 
 LIMIT = 2**31  # bytes that one file may hold once it is unpacked
+_CELLS = 2**26  # of a sheet
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -120,7 +122,7 @@ def workbook_rows(path: Path, data: bytes) -> tuple[list[list[str]], list[str]]:
         raise DatasetError(f"{path} unpacks to {size} bytes, the limit is {LIMIT}; save it as CSV")
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        sheets = {sheet.title: [[_cell(value) for value in row] for row in sheet.values] for sheet in book.worksheets}
+        sheets = {sheet.title: _sheet(path, sheet) for sheet in book.worksheets}
         book.close()
     except (ValueError, KeyError, TypeError, SyntaxError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{path} is a workbook that cannot be read ({error}); save it as CSV") from error
@@ -129,6 +131,18 @@ def workbook_rows(path: Path, data: bytes) -> tuple[list[list[str]], list[str]]:
         raise DatasetError(f"{path} is a workbook without a filled cell; export it again")
     first, *others = filled
     return filled[first], others
+
+
+def _sheet(path: Path, sheet: Any) -> list[list[str]]:
+    """The rows of a sheet, as long as their last cell; what the workbook says of its size is not believed."""
+    sheet.reset_dimensions()
+    rows, count = [], 0
+    for row in sheet.values:
+        count += len(row) + 1
+        if count > _CELLS:
+            raise DatasetError(f"{path}: a sheet has more than {_CELLS} cells; save it as CSV")
+        rows.append([_cell(value) for value in row])
+    return rows
 
 
 def _cell(value: object) -> str:

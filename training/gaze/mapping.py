@@ -21,14 +21,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gazeseg_serve.contract import from_dict
-from gazeseg_serve.errors import ConfigError, ContractError
+from gazeseg_serve.errors import ConfigError, ContractError, DatasetError
 
 from .detection import Detection, Monitor
+from .file_text import decode
 
 MILLISECONDS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 AUTO = "auto"  # a format's unit of time that differs by version: the one in which the sampling rate is a tracker's
@@ -180,6 +182,13 @@ class GazeMapping:
     reader: str | None = None
 
 
+def pixel_pair(values: Sequence[float]) -> tuple[int, int] | tuple[None, None]:
+    """(width, height) in whole pixels of two numbers that can be a screen's; (None, None) of anything else."""
+    if len(values) != 2 or not all(math.isfinite(value) and _PIXELS[0] <= value <= _PIXELS[1] for value in values):
+        return None, None
+    return round(values[0]), round(values[1])
+
+
 def over(said: Settings, known: Settings) -> Settings:
     """The entries of `said`, and where it says nothing those of `known`."""
     pairs = {f.name: (getattr(said, f.name), getattr(known, f.name)) for f in dataclasses.fields(said)}
@@ -190,11 +199,11 @@ def load_mapping(path: Path | str) -> GazeMapping:
     """Read a mapping. Raises ConfigError for a file that is missing, not TOML, or has an unknown or wrong entry."""
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values = tomllib.loads(decode(path, path.read_bytes()))
         mapping = from_dict(GazeMapping, _listed(values), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; write a mapping of your tracker's columns there") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, DatasetError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     except ContractError as error:
         raise ConfigError(str(error)) from error

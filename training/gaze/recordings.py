@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from gazeseg_serve.errors import DatasetError
+from gazeseg_serve.errors import ConfigError, DatasetError
 
 from .compose import assumptions, compose, recognised
 from .csv_table import Table
@@ -66,7 +66,7 @@ def _files(path: Path, mapping: GazeMapping) -> list[Path]:
             if table is None:
                 raise DatasetError(f'{path} names no files, and no fixations.csv is beside it; write files = ["raw/*.csv"]')
             return [table]
-        files = [file for pattern in mapping.files for file in sorted(path.parent.glob(pattern)) if file.is_file()]
+        files = [file for pattern in mapping.files for file in _matching(path, pattern)]
         if not files:
             raise DatasetError(f"{path}: no file matches {', '.join(mapping.files)} in {path.parent}")
         return list(dict.fromkeys(files))
@@ -79,6 +79,16 @@ def _files(path: Path, mapping: GazeMapping) -> list[Path]:
     if not files:
         raise DatasetError(f"{path} holds no .csv file or other gaze; put one fixation table a class there, named <CLASS>.csv")
     return files
+
+
+def _matching(mapping: Path, pattern: str) -> list[Path]:
+    """The files that one pattern of a mapping means, beside it or, where it begins at the root, anywhere."""
+    try:
+        top = Path(pattern).anchor
+        found = Path(top).glob(pattern[len(top) :]) if top else mapping.parent.glob(pattern)
+        return sorted(file for file in found if file.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f"{mapping}: files has the pattern {pattern!r} ({error}); write one like raw/*.csv") from error
 
 
 def _is_sidecar(file: Path) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .csv_table import Table, number
 from .layout import Header, Layout, unit_in
-from .mapping import Columns, Screen, Units
+from .mapping import Columns, Screen, Units, pixel_pair
 
 _MESSAGE = re.compile(r"#?\s*Message:\s*(.*)", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ def _screen(comments: Sequence[str]) -> Screen:
         return [number(part) for part in match.groups() if part] if match else []
 
     area, size, distance = pair("Calibration Area"), pair("Stimulus Dimension"), pair("Head Distance")
-    width, height = (round(area[0]), round(area[1])) if len(area) == 2 else (None, None)
+    width, height = pixel_pair(area)
     across, down = (size[0] / 10, size[1] / 10) if len(size) == 2 else (None, None)
     return Screen(width, height, across, down, distance[0] / 10 if distance else None)
 

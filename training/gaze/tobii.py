@@ -12,7 +12,7 @@ import re
 
 from .csv_table import Table, number
 from .layout import Header, Layout, unit_in
-from .mapping import AUTO, Columns, Screen, Units
+from .mapping import AUTO, Columns, Screen, Units, pixel_pair
 
 _TIME = r"recording ?timestamp(?: \[(?:ms|μs|us)\])?"
 _LOOK = 5000
@@ -101,7 +101,7 @@ def _area(head: Header) -> tuple[str, ...]:
     return ()
 
 
-def _resolution(table: Table, head: Header) -> tuple[int | None, int | None]:
+def _resolution(table: Table, head: Header) -> tuple[int, int] | tuple[None, None]:
     """The screen's size in pixels: two columns, or Studio's one cell "1920 x 1080"."""
     width = head.first("Recording resolution width", "Recording resolution width [px]")
     height = head.first("Recording resolution height", "Recording resolution height [px]")
@@ -113,7 +113,7 @@ def _resolution(table: Table, head: Header) -> tuple[int | None, int | None]:
             pair = [cells[table.names.index(name)] for name in (width, height)]
         else:
             pair = re.split(r"\s*x\s*", cells[table.names.index(both)]) if both else []
-        values = [number(cell) for cell in pair]
-        if len(values) == 2 and min(values, default=0) >= 16:
-            return round(values[0]), round(values[1])
+        size = pixel_pair([number(cell) for cell in pair])
+        if size[0] is not None:
+            return size
     return None, None

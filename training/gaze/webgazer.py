@@ -14,9 +14,9 @@ from typing import Any
 
 from gazeseg_serve.errors import DatasetError
 
-from .csv_table import Table
+from .csv_table import Table, number
 from .layout import Header, Layout, NotGazeError
-from .mapping import Columns, Screen, Units
+from .mapping import Columns, Screen, Units, pixel_pair
 from .names import ImageNames
 
 _NAMES = ("t", "x", "y", "image", "trial", "reader", "left", "top", "width", "height")
@@ -83,18 +83,19 @@ def _trials(values: Any, depth: int) -> Iterator[dict[str, Any]]:
 def _layout(path: Path, trials: list[dict[str, Any]], images: ImageNames) -> Layout:
     rows: list[tuple[int, list[str]]] = []
     screen = Screen()
-    for number, trial in enumerate(trials, start=1):
-        if trial.get("trial_type") == "browser-check" and isinstance(trial.get("width"), int):
-            screen = Screen(trial["width"], trial.get("height"))
+    for place, trial in enumerate(trials, start=1):
+        if trial.get("trial_type") == "browser-check":
+            size = [trial.get("width"), trial.get("height")]
+            screen = Screen(*pixel_pair([number(str(v)) for v in size if isinstance(v, int | float)]))
         samples = trial.get("webgazer_data")
         if not isinstance(samples, list):
             continue
-        place = _target(trial.get("webgazer_targets"))
-        fixed = [_image(trial, images), str(trial.get("trial_index", number)), _reader(trial), *place]
+        target = _target(trial.get("webgazer_targets"))
+        fixed = [_image(trial, images), str(trial.get("trial_index", place)), _reader(trial), *target]
         for sample in samples:
             if isinstance(sample, dict):
                 cells = [_cell(sample.get("t", sample.get("time"))), _cell(sample.get("x")), _cell(sample.get("y"))]
-                rows.append((number, [*cells, *fixed]))
+                rows.append((place, [*cells, *fixed]))
     if not rows:
         raise NotGazeError(f"{path} is JSON without webgazer_data; it holds no gaze that is read here")
     full = [bool(cells[6]) for _, cells in rows]

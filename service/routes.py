@@ -91,7 +91,8 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
 
 def _add_pages(api: FastAPI, assets: Path) -> None:
     """The page to try it at `/` and the documentation at `/docs`; both load everything from here."""
-    own = "default-src 'none'; script-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; "
+    own = "default-src 'none'; script-src 'self'; img-src 'self' blob: data:; "
+    own += "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; "
     api.mount("/page", StaticFiles(directory=PAGE, follow_symlink=True))
     api.mount("/docs/assets", StaticFiles(directory=assets, follow_symlink=True))
 

@@ -131,15 +131,15 @@ _PIXEL = """(() => {{
 
 
 @asynccontextmanager
-async def browsing(url: str, profile: Path) -> AsyncIterator[Browser]:
-    """A browser at `url`, with its script begun."""
+async def browsing(url: str, profile: Path, *flags: str) -> AsyncIterator[Browser]:
+    """A browser at `url`. flags: more of Chromium's own."""
     from tornado.websocket import websocket_connect
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert chromium is not None, "the browser tests need chromium on the PATH"
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
-               f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]  # fmt: skip
+               f"--user-data-dir={profile}", "--remote-debugging-port=0", *flags, "about:blank"]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port_file = profile / "DevToolsActivePort"

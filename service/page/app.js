@@ -1,5 +1,6 @@
 // The page: images come in, one is shown, and what is saved is what is shown. Nothing is loaded from, or sent to, another host.
 
+import { close, isRunning, openCamera, openVideo, resume, stillFrame } from "./live.js";
 import { arranged, itemsOf, render, sameSeries } from "./list.js";
 import { choose, clearResult, loadCard, preview, recount, say, state, view } from "./result.js";
 import { KINDS, save, saveJson, savePicture, saveSeries } from "./save.js";
@@ -59,7 +60,9 @@ function press(button) {
 async function take(files) {
   if (!files.length) return;
   press(null);
-  await add([...files].map((file) => ({ file, name: file.name || "the pasted image" })));
+  const video = [...files].find((file) => file.type.startsWith("video/"));
+  if (video) await openVideo(video);
+  else await add([...files].map((file) => ({ file, name: file.name || "the pasted image" })));
 }
 
 at("file").addEventListener("change", async (event) => {
@@ -92,9 +95,20 @@ at("which").addEventListener("input", () => choose(state.items[at("which").value
 at("clear").addEventListener("click", () => {
   [state.items, state.current] = [[], null];
   press(null);
+  close();
   relist();
   clearResult();
   at("main").classList.add("empty");
+  say("No image yet.");
+});
+at("camera").addEventListener("click", openCamera);
+at("pause").addEventListener("click", async () => {
+  if (isRunning()) await add([await stillFrame()]);
+  else await resume();
+});
+at("stop").addEventListener("click", () => {
+  close();
+  clearResult();
   say("No image yet.");
 });
 at("force").addEventListener("click", () => {

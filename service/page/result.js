@@ -51,12 +51,30 @@ function setShown(value) {
   at("facts").classList.toggle("pending", state.shown === null);
 }
 
-export function choose(item) {
+function setCurrent(item) {
   if (state.current) update(state.current, false);
   state.current = item;
   clearResult();
-  update(item, true);
   at("main").classList.remove("empty");
+}
+
+// For frames that follow one another: nothing of before is shown, and the signal ends when an image is chosen.
+export function startLive() {
+  setCurrent(null);
+  for (const id of OF_RESULT) at(id).disabled = false;
+  at("threshold").disabled = threshold() === null;
+  at("disagreement").disabled = !hasSpread();
+  at("facts").classList.remove("pending"); // the numbers are of the frame that stands beside them
+  return given.signal;
+}
+
+function hasSpread() {
+  return state.card.outputs.some((output) => output.name === "disagreement");
+}
+
+export function choose(item) {
+  setCurrent(item);
+  update(item, true);
   at("which").value = state.items.indexOf(item) + 1;
   at("which-value").textContent = `${state.items.indexOf(item) + 1} of ${state.items.length}`;
   show(item, given.signal);
@@ -101,28 +119,27 @@ function offerUnseen(item) {
 }
 
 // Of a model of one class; with several the likeliest counts, and there is none.
-function threshold() {
+export function threshold() {
   return state.card.input.classes.length > 1 ? null : at("threshold").value;
 }
 
 // What is asked of the server besides the image and the output.
-function queryFor(item, cut) {
+export function queryFor(item, cut) {
   return { threshold: cut, presence: at("anyway").checked ? 0 : null, force: item.force };
 }
 
 // Everything that is drawn of one image. The probability comes once; other thresholds are previewed from it.
 async function load(item, signal) {
   const query = queryFor(item, threshold());
-  const spreads = state.card.outputs.some((output) => output.name === "disagreement");
   const [described, map, base] = await Promise.all([
-    segment(item.file, { output: "json", disagreement: spreads, ...query }, signal),
+    segment(item.file, { output: "json", disagreement: hasSpread(), ...query }, signal),
     query.threshold === null ? null : segment(item.file, { output: "probability", ...query }, signal),
     picture(item, signal),
   ]);
   const answer = await described.json();
   const upright = base.height === answer.size[0] && base.width === answer.size[1] ? base : await pictureOfServer(item, signal);
   const probability = map && (await greyPng(await map.arrayBuffer())).values;
-  const spread = answer.disagreement_png ? spreadOf(await greyPng(unpack(answer.disagreement_png))) : null;
+  const spread = await spreadOf(answer);
   return { item, base: upright, probability, spread, answer, query, timing: described.headers.get("server-timing") };
 }
 
@@ -141,8 +158,11 @@ async function pictureOfServer(item, signal) {
   return createImageBitmap(await response.blob());
 }
 
-// The disagreement as a picture, with the value that stands for white: the image's greatest, or 0.05 where all agree.
-function spreadOf({ values, width, height }) {
+// The disagreement as a picture, with the value that stands for white: the image's greatest, or 0.05 where all agree. Null where
+// it was not asked for.
+export async function spreadOf({ disagreement_png: png }) {
+  if (!png) return null;
+  const { values, width, height } = await greyPng(unpack(png));
   const greatest = values.reduce((most, value) => Math.max(most, value), 0);
   const top = Math.max(greatest, LEAST_TOP * FULL);
   return { layer: spreadLayer(values, width, height, top), top: top / FULL };
@@ -155,23 +175,28 @@ function present(keepPlace) {
   Object.assign(item, { state: "done", summary: { count: parts.length, area: totalArea(answer) } });
   showFacts(answer, parts, item.header, state.loaded.timing, (box) => view.focus(box));
   showUse(state.card.intended_use?.text, item.force);
-  at("scale").hidden = !(at("disagreement").checked && spread);
-  at("scale-top").textContent = spread?.top.toFixed(2) ?? "";
+  showScale(spread);
   at("disagreement").disabled = spread === null;
   at("threshold").disabled = probability === null;
   for (const id of OF_RESULT) at(id).disabled = false;
-  draw(labels(answer), answer.classes.flatMap(({ colour, polygons }) => polygons.map((ring) => [`rgb(${colour})`, ring])),
-    parts.slice(0, MOST_ROWS), keepPlace);
+  view.show(drawing(answer, state.loaded.base, spread, parts), keepPlace);
   setShown({ item, answer, query });
 }
 
-function draw(mask, outlines, parts, keepPlace) {
-  const { answer, base, spread } = state.loaded;
+export function showScale(spread) {
+  at("scale").hidden = !(at("disagreement").checked && spread);
+  at("scale-top").textContent = spread?.top.toFixed(2) ?? "";
+}
+
+// The scene of an answer, for the view. base: the image; mask: labels in place of the answer's own, then without its outlines.
+export function drawing(answer, base, spread, parts, mask = null) {
   const [height, width] = answer.size;
-  view.show({
-    base, width, height, parts, spread: spread?.layer, outlines: outlines.length > MOST_OUTLINES ? [] : outlines,
-    mask: maskLayer(mask, width, height, answer.classes.map(({ colour }) => colour)),
-  }, keepPlace);
+  const colours = answer.classes.map(({ colour }) => colour);
+  const rings = answer.classes.flatMap(({ colour, polygons }) => polygons.map((ring) => [`rgb(${colour})`, ring]));
+  return {
+    base, width, height, spread: spread?.layer, mask: maskLayer(mask ?? labels(answer), width, height, colours),
+    parts: parts.slice(0, MOST_ROWS), outlines: mask || rings.length > MOST_OUTLINES ? [] : rings,
+  };
 }
 
 // While the threshold moves: the mask cut from the probability here; it cannot be saved until the server has answered.
@@ -183,7 +208,7 @@ export function preview() {
   const mask = Uint8Array.from(state.loaded.probability, (value) => !empty && value >= least);
   setShown(null);
   showArea(mask.reduce((sum, one) => sum + one, 0), state.loaded.answer.size, state.loaded.item.header, at("threshold").value);
-  draw(mask, [], [], true);
+  view.show(drawing(state.loaded.answer, state.loaded.base, state.loaded.spread, [], mask), true);
   clearTimeout(settling);
   settling = setTimeout(settle, SETTLE, at("threshold").value);
 }

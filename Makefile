@@ -66,7 +66,7 @@ oldest: $(READY)
 # The serving image's packages with the hashes of their files, from constraints.txt.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 lock: $(READY)
-	for engine in cpu gpu; do $(COMPILE) -c constraints.txt --extra serve --extra dicom --extra client --extra $$engine \
+	for engine in cpu gpu; do $(COMPILE) -c constraints.txt --extra serve --extra dicom --extra node --extra $$engine \
 	    --no-emit-package gazeseg-serve pyproject.toml -o deploy/requirements-$$engine.txt; done
 	printf 'pip\nsetuptools>=77\n' | $(COMPILE) -o deploy/requirements-build.txt -
 

@@ -36,8 +36,8 @@ class Node:
         archive: Archive | None = None,
         stopping: threading.Event | None = None,
     ) -> None:
-        for module in ("pynetdicom", "dicomweb_client", "prometheus_client"):
-            require(module, "node")
+        for module in ("pynetdicom", "dicomweb_client", "prometheus_client", "highdicom.seg"):
+            require(module, "node")  # now, and not when the first image waits
         self.settings = settings
         self.spool = Spool(settings.spool)
         self._masks = masks

@@ -46,7 +46,7 @@ def shown(x: float, centre: float, width: float, function: str) -> float:
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
-@pytest.mark.parametrize(("centre", "width"), [(40, 400), (40, 1), (40.5, 2), (-600, 1500), (3000, 10), (128, 256)])
+@pytest.mark.parametrize(("centre", "width"), [(40, 400), (40, 1), (40.5, 1), (40.5, 2), (-600, 1500), (3000, 10), (128, 256)])
 @pytest.mark.parametrize(("slope", "intercept"), [(1, -1024), (2.5, 0), (-1, 1000)])
 def test_windows_are_obeyed_and_not_stretched(
     slope: float, intercept: float, centre: float, width: float, function: str, photometric: str
@@ -122,6 +122,25 @@ def test_more_than_eight_bit_without_a_window_are_stretched() -> None:
     np.testing.assert_array_equal(grey(pixels, RescaleSlope=-2, RescaleIntercept=7), 255 - wanted)
     np.testing.assert_array_equal(grey(pixels, photometric="MONOCHROME1"), 255 - wanted)
     np.testing.assert_array_equal(grey(ramp(-500, 500, "i2")), np.rint((ramp(-500, 500, "i2") + 500.0) * 255 / 1000))
+
+
+@pytest.mark.parametrize(("bits", "stretched"), [(8, False), (9, True)])
+def test_more_than_eight_bit_begin_at_nine(bits: int, stretched: bool) -> None:
+    found = grey(ramp(100, 200, "u2"), stored=bits)
+    assert (found.min(), found.max()) == ((0, 255) if stretched else (100, 200))
+
+
+def test_what_a_modality_table_makes_of_eight_bit_is_stretched() -> None:
+    """Its entries have a scale of their own."""
+    item = lut_item((256, 0, 16), [1000 + 10 * i for i in range(256)], "US")
+    found = grey(ramp(100, 200, "u1"), ModalityLUTSequence=SEQUENCE([item]))
+    np.testing.assert_array_equal(found, np.rint((ramp(100, 200, "u1") - 100.0) * 255 / 100))
+
+
+def test_a_voi_table_of_negative_values_of_unsigned_pixels() -> None:
+    item = lut_item((60, -1000 & 0xFFFF, 8), [int(x) for x in np.linspace(255, 0, 60)], "US")
+    found = grey(ramp(24, 83, "u2"), VOILUTSequence=SEQUENCE([item]), RescaleSlope=1, RescaleIntercept=-1024)
+    np.testing.assert_array_equal(found.flat, [int(x) for x in np.linspace(255, 0, 60)])
 
 
 @pytest.mark.parametrize("slope", [None, 1])

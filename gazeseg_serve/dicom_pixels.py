@@ -6,6 +6,7 @@ that DICOM knows. pydicom splits the pixel data into frames.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ _JPEG_SYNTAXES = {
 }
 _SOS, _EOI, _JPEG_START, _J2K_START = b"\xff\xda", b"\xff\xd9", b"\xff\xd8\xff", b"\xff\x4f\xff\x51"
 _RLE = "1.2.840.10008.1.2.5"
-_NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"}
+_NATIVE = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Layout:
     syntax: str
     big: bool = False
     swapped: bool = False
+
+
+def readable_syntaxes() -> list[str]:
+    """The UIDs of the transfer syntaxes whose pixels can be decoded here; uncompressed ones first."""
+    packed = [_RLE, *_JPEG_SYNTAXES] if importlib.util.find_spec("imagecodecs") is not None else []
+    return [*_NATIVE, *packed]
 
 
 def check_syntax(layout: Layout, name: str) -> None:

@@ -11,12 +11,12 @@ import pytest
 from dicom_kinds import image_file
 
 from gazeseg_serve.dicom import decode_frames, layout_of, read_dataset
-from gazeseg_serve.dicom_pixels import stored_frames
+from gazeseg_serve.dicom_pixels import readable_syntaxes, stored_frames
 from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, MissingExtraError, UnsupportedImage
 from gazeseg_serve.imaging import decode_image
 from gazeseg_serve.pixels import DEFAULT_LIMITS, Limits
 
-pytest.importorskip("pydicom")
+pydicom = pytest.importorskip("pydicom")
 codecs = pytest.importorskip("imagecodecs")
 RNG = np.random.default_rng(7)
 ROWS, COLUMNS = 6, 10
@@ -137,6 +137,16 @@ LOSSLESS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "jpeg 2000": (kinds.J2K, j2k),
     "htj2k": (kinds.HTJ2K, lambda frame: codecs.htj2k_encode(frame, reversible=True)),
 }
+
+
+def test_the_syntaxes_that_are_offered_to_senders(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = {kinds.RLE, kinds.JPEG, kinds.JPEG12, *(syntax for syntax, _ in LOSSLESS.values())}
+    found = readable_syntaxes()
+    assert set(found[:3]) == {kinds.IMPLICIT, kinds.EXPLICIT, kinds.BIG}
+    assert packed < set(found[3:])
+    assert all(syntax in pydicom.uid.UID_dictionary for syntax in found)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    assert readable_syntaxes() == found[:3]
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)

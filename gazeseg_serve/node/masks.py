@@ -9,7 +9,7 @@ import numpy as np
 
 from ..contract import Artifact
 from ..default_model import default_artifact
-from ..dicom import broken_errors, frame_count
+from ..dicom import broken_errors, frame_count, parse_dicom
 from ..errors import GazesegError, ImageError, MalformedImage, require
 from ..pixels import Limits
 from ..records import from_dict
@@ -113,10 +113,8 @@ class ServiceMasks:
 
     def masks(self, content: bytes) -> tuple[np.ndarray, Dataset]:
         """As `LocalMasks.masks`. Raises ImageError where the service refuses the image, ServiceAway where it is not there."""
-        import pydicom
-
         try:
-            dataset = pydicom.dcmread(io.BytesIO(content))
+            dataset = parse_dicom(content)
             uid, frames = str(dataset.SOPInstanceUID), frame_count(dataset)
         except broken_errors() as error:
             raise MalformedImage(f"the image cannot be read ({type(error).__name__})") from error

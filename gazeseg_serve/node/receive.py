@@ -6,7 +6,6 @@ was announced; 0xC000 not an object that can be read, whole and with its UIDs; 0
 
 from __future__ import annotations
 
-import io
 import logging
 import sqlite3
 import ssl
@@ -15,9 +14,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..clinical import IntendedUse
-from ..dicom import broken_errors, frame_count
+from ..dicom import broken_errors, frame_count, parse_dicom
+from ..dicom_pixels import readable_syntaxes
 from ..dicom_text import code, uid, value
-from ..errors import ConfigError
+from ..errors import ConfigError, ImageError
 from ..files import sha256
 from .settings import NodeSettings, Tls
 from .spool import Spool
@@ -149,11 +149,10 @@ class Receiver:
 
 def read_whole(content: bytes) -> tuple[Dataset | None, str]:
     """The dataset of a file, or None and a word for what is wrong. Pixels that end early are seen without decoding them."""
-    import pydicom
     from pydicom.uid import UID
 
     try:
-        dataset = pydicom.dcmread(io.BytesIO(content))
+        dataset = parse_dicom(content)
         if "Rows" not in dataset:
             is_image = "Image" in UID(str(dataset.get("SOPClassUID"))).name and value(dataset, "Modality", code) not in LEFT
             return (None, "truncated") if is_image else (dataset, "")
@@ -173,26 +172,8 @@ def read_whole(content: bytes) -> tuple[Dataset | None, str]:
         if str(dataset.get("PhotometricInterpretation")) == "YBR_FULL_422":
             bits = bits * 2 // 3
         return (dataset, "") if len(pixels) >= (bits + 7) // 8 else (None, "truncated")
-    except broken_errors():
+    except (*broken_errors(), ImageError):
         return None, "unreadable"
-
-
-def readable_syntaxes() -> list[str]:
-    """The transfer syntaxes whose pixels can be decoded here."""
-    from pydicom.pixels import get_decoder
-    from pydicom.uid import AllTransferSyntaxes
-
-    native = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"]
-    packed = []
-    for syntax in AllTransferSyntaxes:
-        if not syntax.is_compressed or syntax.is_deflated:
-            continue
-        try:
-            if get_decoder(syntax).is_available:
-                packed.append(str(syntax))
-        except NotImplementedError:
-            continue
-    return native + packed
 
 
 def tls_context(tls: Tls | None) -> ssl.SSLContext | None:

@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= gazeseg-demo
 
-.PHONY: setup demo demo-quick test test-slow fuzz soak lint types docs wheel oldest lock audit container capacity clean
+.PHONY: setup demo demo-quick test test-slow test-orthanc fuzz soak lint types docs wheel oldest lock audit container capacity clean
 
 setup: $(READY)
 
@@ -29,6 +29,10 @@ demo-quick: $(READY)
 # One thread a worker: two workers that each spread over all cores wait for one another.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The DICOM node with Debian's Orthanc.
+test-orthanc: $(READY)
+	.ci/orthanc
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m 'slow or browser'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -167,10 +168,12 @@ def node(
     from ..node.status import retry, status, status_lines
 
     if artifact == Path("status"):
-        facts = status(Spool(spool, writing=False))
+        with closing(Spool(spool, writing=False)) as held:
+            facts = status(held)
         return finish(status_lines(facts), facts, as_json)
     if artifact == Path("retry"):
-        count = retry(Spool(spool))
+        with closing(Spool(spool)) as held:
+            count = retry(held)
         return finish([f"{count} dead letter(s) wait again; start the node"], {"retried": count}, as_json)
     if to is None:
         raise typer.BadParameter("name where the results go: --to http://HOST/dicom-web, or --to AET@HOST:PORT")

@@ -345,6 +345,14 @@ def test_twelve_bits_of_colour_in_sixteen_are_not_taken_for_black(kind: str) -> 
     assert decode(pixels // 4096).max() == 0 or "YBR" in kind
 
 
+@pytest.mark.parametrize("bits", [8, 12])
+def test_colour_as_floats_keeps_its_depth(bits: int) -> None:
+    pixels = np.random.default_rng(2).integers(0, 1 << bits, (1, 20, 30, 3)).astype("u1" if bits == 8 else "u2")
+    found = decode_image(image_file(pixels, "RGB", stored=bits), dtype="float32")
+    low, high = int(pixels.min()), int(pixels.max())
+    np.testing.assert_allclose(found, (pixels[0] - np.float64(low)) / (high - low), atol=1e-7)
+
+
 def tiff(pixels: np.ndarray, photometric: int, sample_format: int) -> bytes:
     """An uncompressed grey TIFF of one strip."""
     tags = [

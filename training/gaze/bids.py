@@ -63,7 +63,7 @@ def read(path: Path, said: dict[str, Any]) -> Layout:
         raise DatasetError(f"{path}: SampleCoordinateSystem is {system!r}; positions on an image need gaze-on-screen")
     stem = stem_of(path)
     prefix = re.sub(r"_recording-[^_]+|_(?:physio|eyetrack)$", "", stem)
-    presentation = _inherited(path, f"{prefix}_events").get("StimulusPresentation", {}) or said.get("StimulusPresentation", {})
+    presentation = _of(_inherited(path, f"{prefix}_events"), "StimulusPresentation") or _of(said, "StimulusPresentation")
     table = Table(path, names, "\t", (), split_lines(decode(path, read_bytes(path))), 0)
     time = "timestamp" if "timestamp" in names else None
     unit = _UNITS.get(str(_of(said, "timestamp").get("Units", "")).lower(), AUTO)

@@ -11,9 +11,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from gazeseg_serve.cli.main import app
+from gazeseg_serve.contract import InputSpec
+from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, GazesegError
 from gazeseg_serve.training.gaze.names import ImageNames
 from gazeseg_serve.training.gaze.sources import find_gaze, read_for
+from gazeseg_serve.training.learning.config import Data, Levels, TrainConfig
+from gazeseg_serve.training.learning.data import pack_gaze
 from gazeseg_serve.training.masks.by_reader import make_masks_by_reader
 from gazeseg_serve.training.masks.folder import load_map
 from gazeseg_serve.training.masks.make import MaskSettings, make_masks
@@ -80,6 +84,35 @@ def test_each_reader_has_maps_of_his_own(data, tmp_path):
     alone = tmp_path / "alone"
     make_masks(data, alone, SETTINGS, 1, reader="ann")
     np.testing.assert_array_equal(load_map(alone, "l", False), load_map(tmp_path / "each" / "ann", "l", False))
+
+
+def test_levels_may_be_readers(data, tmp_path):
+    """Level 1 is ann's, level 2 is bob's; p, which bob did not see, is the pooled map's in both."""
+    by_readers(data)
+    make_masks(data, tmp_path / "m" / "all", SETTINGS, 1)
+    make_masks_by_reader(data, tmp_path / "m", SETTINGS, 1)
+    dataset, spec = Dataset.open(data), InputSpec(32)
+    cut = pack_gaze(dataset, ("l", "p"), tmp_path / "m" / "all", spec, (0.5, 0.5), False, readers=("ann", "b_ob")).targets
+    centres = [float(np.flatnonzero(level.any(axis=0)).mean()) / 32 for level in cut[0]]
+    np.testing.assert_allclose(centres, [0.2, 0.8], atol=0.05)
+    np.testing.assert_array_equal(cut[1, 0], cut[1, 1])
+    pooled = pack_gaze(dataset, ("l", "p"), tmp_path / "m" / "all", spec, (0.5, 0.3), False).targets
+    np.testing.assert_array_equal(cut[1, 0], pooled[1, 0])
+    with pytest.raises(DatasetError, match="nobody holds no finished masks"):
+        pack_gaze(dataset, ("l",), tmp_path / "m" / "all", spec, (0.5, 0.5), False, readers=("ann", "nobody"))
+
+
+@pytest.mark.parametrize(
+    ("levels", "rest", "message"),
+    [
+        ({"readers": ("a",)}, {}, "names 1, levels.thresholds 2"),
+        ({"readers": ("a", "../b")}, {}, "not paths"),
+        ({"readers": ("a", "b")}, {"data": Data(supervision="full")}, "levels of gaze maps"),
+    ],
+)
+def test_readers_that_cannot_be_levels(levels, rest, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(levels=Levels(**levels), **rest)
 
 
 def test_each_without_a_folder_or_without_readers_is_refused(data, tmp_path):

@@ -74,9 +74,21 @@ class Levels:
     thresholds: tuple[float, ...] = key((0.5, 0.3), "where each level cuts the map, one network a threshold, in (0, 1)")
     shared_start: bool = key(True, "whether all levels begin with the same weights, as released")
 
+    readers: tuple[str, ...] = key(
+        (),
+        "levels of several readers: level i is cut from the masks folder of this name beside the one trained on, where that"
+        " reader saw the image, else from the latter; `masks --pool each` makes them",
+    )
+
     def __post_init__(self) -> None:
         if not self.thresholds or not all(0 < t < 1 for t in self.thresholds):
             raise ConfigError(f"levels.thresholds = {list(self.thresholds)}: name at least one, each between 0 and 1")
+        if len(self.readers) not in (0, len(self.thresholds)):
+            raise ConfigError(
+                f"levels.readers names {len(self.readers)}, levels.thresholds {len(self.thresholds)}: name a reader a level"
+            )
+        if any(Path(name).name != name for name in self.readers):
+            raise ConfigError(f"levels.readers = {list(self.readers)} are names of folders beside the masks, not paths")
 
 
 @dataclass(frozen=True)
@@ -206,6 +218,8 @@ class TrainConfig:
         _at_least("checkpoint_every", self.checkpoint_every, 1)
         if self.data.sharpen and not self.optimiser.average:
             raise ConfigError("data.sharpen is taught by averaged weights; set optimiser.average, 0.999 for instance")
+        if self.levels.readers and (self.data.sharpen or self.data.supervision != "gaze"):
+            raise ConfigError("levels.readers are levels of gaze maps as they are; leave sharpening and other supervision out")
         if self.data.supervision != "gaze" and self.levels.shared_start and len(self.levels.thresholds) > 1:
             raise ConfigError(
                 f"supervision {self.data.supervision!r} teaches every level the same, so levels that start "

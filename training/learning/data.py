@@ -45,6 +45,26 @@ class Packed:
         }
 
 
+def _map_of(folder: Path, stem: str, refined: bool, pooled: np.ndarray) -> np.ndarray:
+    """A reader's map of an image, or the pooled one where that reader did not see it."""
+    try:
+        own = load_map(folder, stem, refined)
+    except FileNotFoundError:
+        return pooled
+    if own.shape != pooled.shape:
+        raise DatasetError(f"{folder} has a map of {stem} in another size than {pooled.shape}; make both of the same images")
+    return own
+
+
+def _check_classes(masks: Path, spec: InputSpec) -> None:
+    made = tuple(load_masks_info(masks).classes)
+    if len(made) != len(spec.classes) or (len(made) > 1 and made != spec.classes):  # one class needs no name to be found
+        raise DatasetError(
+            f"{masks} holds maps of the classes {', '.join(made)}, the config names {', '.join(spec.classes)}; "
+            "names and order are the labels' own: set data.classes, or make the masks with --classes"
+        )
+
+
 def pack_gaze(
     dataset: Dataset,
     stems: Sequence[str],
@@ -53,11 +73,13 @@ def pack_gaze(
     thresholds: Sequence[float],
     refined: bool,
     whole: bool = False,
+    readers: Sequence[str] = (),
 ) -> Packed:
     """Images with the pseudo-masks cut from the maps in the folder `masks`; an image without a map is left out, and said.
 
-    whole: the targets are the maps themselves, uncut, float16 `(N, C, H, W)`, one a class. Raises DatasetError where no
-    image has a map, or a map was made of another image.
+    readers: level i is cut from the masks folder of that name beside `masks`, where it has a map of the image, else from
+    `masks`. whole: the targets are the maps themselves, uncut, float16 `(N, C, H, W)`, one a class. Raises DatasetError where
+    no image has a map, or a map was made of another image.
     """
 
     def one(stem: str) -> tuple[str, np.ndarray, np.ndarray] | None:
@@ -70,16 +92,15 @@ def pack_gaze(
         if whole:
             maps = gaze_map if gaze_map.ndim == 3 else gaze_map[None]
             targets = np.stack([resize_map(one, size) for one in maps]).astype(np.float16)
+        elif readers:
+            own = [_map_of(masks.parent / name, stem, refined, gaze_map) for name in readers]
+            targets = np.concatenate([pseudo_mask_levels(m, (t,), size) for m, t in zip(own, thresholds, strict=True)])
         else:
             targets = pseudo_mask_levels(gaze_map, thresholds, size)
         return stem, resize_image(image, size), targets
 
-    made = tuple(load_masks_info(masks).classes)
-    if len(made) != len(spec.classes) or (len(made) > 1 and made != spec.classes):  # one class needs no name to be found
-        raise DatasetError(
-            f"{masks} holds maps of the classes {', '.join(made)}, the config names {', '.join(spec.classes)}; "
-            "names and order are the labels' own: set data.classes, or make the masks with --classes"
-        )
+    for folder in (masks, *(masks.parent / name for name in readers)):
+        _check_classes(folder, spec)
     with ThreadPoolExecutor(2) as pool:
         found = [item for item in pool.map(one, stems) if item is not None]
     if not found:

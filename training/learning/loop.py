@@ -72,6 +72,7 @@ def train(
             config.levels.thresholds,
             config.data.maps == "refined",
             bool(config.data.sharpen),
+            config.levels.readers,
         )
     else:
         data = pack_annotated(dataset, taught, spec, len(config.levels.thresholds), config.data.supervision)

@@ -52,7 +52,7 @@ def test_the_command_says_what_it_recognised_and_assumed(data, tmp_path):
     assert "source: every image is taken to have been as large as fits the screen of 1920 x 1080 pixels" in said
     assert "source: the screen is taken to be 52.7 x 29.6 cm, 60 cm away" in said
     assert "source: 2 readers: P1, P2" in said
-    assert "the reader's time: 0.0 minutes of gaze, 0.8 s an image" in said
+    assert "the reader's time: 0.0 minutes, 0.8 s an image (0.8 s of it fixations)" in said
     page = (tmp_path / "out" / "quality.html").read_text()
     assert "Tobii Pro Lab export" in page
     assert "2 readers: P1, P2" in page

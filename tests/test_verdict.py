@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from gazeseg_serve.training.gaze.fixations import read_fixations, write_fixation
 from gazeseg_serve.training.gaze.scan_paths import ScanPath
 from gazeseg_serve.training.gaze.simulate import write_phantoms
 from gazeseg_serve.training.masks.agreement import LEAST_IMAGES, LEAST_MASKS, fit_images, fit_masks, look, points_of
-from gazeseg_serve.training.masks.evidence import gather
+from gazeseg_serve.training.masks.evidence import SAMPLE, gather, sample
 from gazeseg_serve.training.masks.make import MaskSettings, make_masks
 from gazeseg_serve.training.masks.mistakes import inside, mistakes
 from gazeseg_serve.training.masks.verdict import BAD, GOOD, LOOK, Evidence, judge
@@ -93,7 +94,18 @@ def test_gaze_of_the_next_image_fits_no_better_than_any(phantoms_40: Path, tmp_p
     without = verdict_of(phantoms_40, tmp_path / "without", rotated, 0)
     assert without.word == LOOK
     assert "fits other images as well as its own" in without.reasons[0]
-    assert verdict_of(phantoms_40, tmp_path / "with", rotated, 40).word == BAD
+    with_masks = verdict_of(phantoms_40, tmp_path / "with", rotated, 40)
+    assert with_masks.word == BAD
+    assert any("as if each image's gaze belonged to the next image by name" in reason for reason in with_masks.reasons)
+
+
+def test_a_sample_keeps_neighbours_together() -> None:
+    stems = [f"{i:03d}" for i in range(400)]
+    chosen = sample(stems)
+    assert len(set(chosen)) == len(chosen) == SAMPLE
+    assert chosen == sorted(chosen)
+    assert sum(int(b) - int(a) == 1 for a, b in itertools.pairwise(chosen)) >= SAMPLE - 10
+    assert sample(stems[:SAMPLE]) == stems[:SAMPLE]
 
 
 def test_few_images_are_not_judged_by_chance(phantoms_40: Path, tmp_path: Path) -> None:
@@ -211,6 +223,7 @@ def test_track_loss_is_read_from_the_gaps_between_fixations(tmp_path: Path) -> N
     # 900 ms seen, gaps of 20 and 400 ms, of which 300 are longer than a saccade; one fixation says nothing.
     assert read.track_loss == {"a": pytest.approx(300 / 1320)}
     assert read.rows == 4
+    assert read.seconds == {"a": pytest.approx(1.32), "b": pytest.approx(0.3)}
 
 
 def test_rows_without_a_place_are_lost_time(tmp_path: Path) -> None:

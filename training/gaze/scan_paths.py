@@ -90,6 +90,7 @@ class FixationTable:
     plain       whether the gaze was a fixation table in this project's own columns
     rows        all rows that were read, the dropped and the lost ones included
     track_loss  share of the time in which the tracker had lost the eye, by image; images of which the table tells
+    seconds     how long readers looked at each image, likewise
     """
 
     paths: Mapping[str, ScanPath]
@@ -102,6 +103,7 @@ class FixationTable:
     plain: bool = True
     rows: int = 0
     track_loss: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reasons(self) -> dict[str, int]:

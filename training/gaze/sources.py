@@ -22,7 +22,7 @@ from .names import ImageNames
 from .recordings import file_reader, fixation_file, layouts_of
 from .rows import read_rows
 from .scan_paths import MALFORMED, UNKNOWN_IMAGE, FixationTable, scan_path
-from .track_loss import Looked, shares, track_loss
+from .track_loss import Looked, seconds, shares, track_loss
 
 SOURCES = ("fixations.csv", "fixations", "readers", "gaze.toml", "gaze", "raw")
 _LISTED = 5
@@ -99,7 +99,7 @@ def read_for(
     plain = all(layout.name == PLAIN for layout in layouts)
     count = sum(map(len, rows))
     table = _table(path, found, names, images, pool, count, plain)
-    return dataclasses.replace(table, rows=count, track_loss=shares(looked, table.paths))
+    return dataclasses.replace(table, rows=count, track_loss=shares(looked, table.paths), seconds=seconds(looked, table.paths))
 
 
 def _merge(parts: list[tuple[Layout, Found]], found: Found) -> None:

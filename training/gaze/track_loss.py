@@ -1,4 +1,4 @@
-"""How much of the time the tracker had lost the eye, by image: what a table tells of it by its gaps and empty rows."""
+"""How long a reader looked at each image, and how much of it the tracker had lost the eye: by gaps and empty rows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ SACCADE = 100.0  # ms: between two fixations an eye moves for less; a longer gap
 
 @dataclass
 class Looked:
-    """Time at one image, in ms or in samples, and how much of it is without gaze."""
+    """Time at one image in ms, where the rows have times, and how much of what was recorded is without gaze.
+
+    lost, all   in ms or in samples; 0 where the table does not tell
+    """
 
     lost: float = 0.0
     all: float = 0.0
+    ms: float = 0.0
 
 
 def track_loss(rows: Sequence[Row], fixations: bool, found: dict[str, Looked]) -> None:
@@ -29,15 +33,20 @@ def track_loss(rows: Sequence[Row], fixations: bool, found: dict[str, Looked]) -
         looks.setdefault((row.image, row.reader, row.trial, row.label), []).append(row)
     for (image, *_), look in looks.items():
         one = _of_fixations(look) if fixations else _of_samples(look)
-        if one.all > 0:
-            whole = found.setdefault(image, Looked())
-            whole.lost += one.lost
-            whole.all += one.all
+        whole = found.setdefault(image, Looked())
+        whole.lost += one.lost
+        whole.all += one.all
+        whole.ms += one.ms
 
 
 def shares(found: Mapping[str, Looked], images: Iterable[str]) -> dict[str, float]:
     """The share of the time without gaze, of those of `images` of which it is known."""
-    return {stem: found[stem].lost / found[stem].all for stem in images if stem in found}
+    return {stem: found[stem].lost / found[stem].all for stem in images if stem in found and found[stem].all}
+
+
+def seconds(found: Mapping[str, Looked], images: Iterable[str]) -> dict[str, float]:
+    """The seconds that readers looked at each of `images`, of those of which it is known."""
+    return {stem: found[stem].ms / 1000 for stem in images if stem in found and found[stem].ms}
 
 
 def _of_fixations(look: Sequence[Row]) -> Looked:
@@ -45,13 +54,15 @@ def _of_fixations(look: Sequence[Row]) -> Looked:
     timed = sorted((row.time, row.duration) for row in look if not row.reason and _finite(row.time, row.duration, row.x, row.y))
     if len(timed) < 2:
         empty = sum(row.reason == LOST for row in look)
-        return Looked(empty, len(look)) if empty else Looked()
+        whole = sum(row.duration for row in look if math.isfinite(row.duration))  # at least
+        return Looked(empty, len(look) if empty else 0, whole)
     one = Looked(0.0, sum(duration for _, duration in timed))
     for (start, duration), (following, _) in itertools.pairwise(timed):
         gap = following - start - duration
         if 0 < gap <= bounds.JUMP:
             one.all += gap
             one.lost += max(0.0, gap - SACCADE)
+    one.ms = one.all
     return one
 
 
@@ -68,6 +79,7 @@ def _of_samples(look: Sequence[Row]) -> Looked:
             missing = (later - earlier) / interval - 1
             one.lost += missing
             one.all += missing
+    one.ms = one.all * interval
     return one
 
 

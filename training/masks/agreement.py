@@ -21,7 +21,7 @@ import numpy as np
 from gazeseg_serve.metrics import dice
 
 from ..gaze.scan_paths import ScanPath
-from .mistakes import SCREEN, Mistake, Points, inside, mistakes
+from .mistakes import MIXED, SCREEN, Mistake, Points, inside, mistakes
 from .settings import CANVAS
 
 GRID = 32  # cells a side
@@ -103,7 +103,8 @@ def fit_masks(
 ) -> Fit | None:
     """Compare gaze with true masks, labels `(H, W)` in the same order; None where there are fewer than LEAST_MASKS.
 
-    sigma is that of the heatmaps, in pixels of the canvas.
+    sigma is that of the heatmaps, in pixels of the canvas. The images are in the order of their names: gaze that fits the
+    masks of the next or the previous image is one of the mistakes.
     """
     if len(masks) < LEAST_MASKS:
         return None
@@ -121,6 +122,12 @@ def fit_masks(
         )
         if scores.mean() > found.best:
             found = Fit(len(masks), found.strength, mistake, float(scores.mean()), _t(scores - given))
+    for step, words in ((1, "next"), (-1, "previous")):  # are names and gaze one line apart?
+        here = range(max(0, -step), len(masks) - max(0, step))
+        scores = np.array([_dice(truths[k + step], *pairs[k], blur) for k in here])
+        if scores.mean() > found.best:
+            mistake = Mistake(f"each image's gaze belonged to the {words} image by name", MIXED, lambda points, _: points)
+            found = Fit(len(masks), found.strength, mistake, float(scores.mean()), _t(scores - given[here.start : here.stop]))
     return found
 
 

@@ -15,13 +15,14 @@ from .agreement import LEAST_IMAGES, LEAST_MASKS, Fit, fit_images, fit_masks, lo
 from .verdict import Evidence
 
 SAMPLE = 150  # images that are compared at most, drawn with a fixed seed
+_RUN = 15  # of neighbours by name
 
 
 def gather(data: Dataset, table: FixationTable, stems: Sequence[str], sigma: float = 70.0) -> Evidence:
     """The evidence about the gaze of `table` on the images `stems`, which could be read; sigma is that of the heatmaps."""
     shown = [stem for stem in stems if stem not in data.negatives]
     with_mask = [stem for stem in shown if stem in data.masks]
-    on_masks = _compare_masks(data, table, _sample(with_mask), sigma)
+    on_masks = _compare_masks(data, table, sample(with_mask), sigma)
     expected = _expected(data, set(table.paths))
     return Evidence(
         dropped=len(table.dropped) / table.rows if table.rows else 0.0,
@@ -30,7 +31,7 @@ def gather(data: Dataset, table: FixationTable, stems: Sequence[str], sigma: flo
         track_loss=[table.track_loss[stem] for stem in stems if stem in table.track_loss],
         masks=len(with_mask),
         unmatched=len(data.unmatched),
-        images=_compare_images(data, table, _sample(shown)) if on_masks is None else None,
+        images=_compare_images(data, table, sample(shown)) if on_masks is None else None,
         on_masks=on_masks,
     )
 
@@ -48,11 +49,13 @@ def _expected(data: Dataset, with_gaze: set[str]) -> set[str]:
     return set(data.images) - data.negatives - (held_out - with_gaze)
 
 
-def _sample(stems: Sequence[str]) -> list[str]:
+def sample(stems: Sequence[str]) -> list[str]:
+    """At most SAMPLE stems, in order: runs of neighbours from all over, since gaze may be that of a neighbour."""
     if len(stems) <= SAMPLE:
         return list(stems)
-    chosen = np.random.default_rng(0).permutation(len(stems))[:SAMPLE]
-    return [stems[i] for i in sorted(chosen)]
+    runs = [range(i, i + _RUN) for i in range(0, len(stems) - _RUN + 1, _RUN)]
+    chosen = np.random.default_rng(0).permutation(len(runs))[: SAMPLE // _RUN]
+    return [stems[i] for run in sorted(chosen) for i in runs[run]]
 
 
 def _compare_images(data: Dataset, table: FixationTable, stems: Sequence[str]) -> Fit | None:

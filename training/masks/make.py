@@ -240,7 +240,9 @@ def _finish(
         )
     off = Counter(row.image for row in table.dropped if row.reason == OFF_SCREEN)
     rows = {
-        stem: record["quality"] | {"in_image": round(n / (n + off[stem]), 6)}
+        stem: record["quality"]
+        | {"in_image": round(n / (n + off[stem]), 6)}
+        | ({"viewing_seconds": round(table.seconds[stem], 3)} if stem in table.seconds else {})
         for stem, record in good.items()
         for n in [len(table.paths[stem])]
     }

@@ -17,14 +17,15 @@ Points = np.ndarray
 Undo = Callable[[Points, float], Points]
 """Points of an image and its width over its height -> the points as they would have to be."""
 
-TURNED, MOVED, SCREEN = "turned", "moved", "screen"
+TURNED, MOVED, SCREEN, MIXED = "turned", "moved", "screen", "mixed up"
 _STEP = 0.1  # image sides
 
 
 @dataclass(frozen=True)
 class Mistake:
     """words   what was done to the gaze, to follow "as if"
-    kind    TURNED (axes swapped, mirrored), MOVED (shifted or squeezed) or SCREEN (shares of a screen with bars)
+    kind    TURNED (axes swapped, mirrored), MOVED (shifted or squeezed), SCREEN (shares of a screen with bars) or MIXED (of
+            another image)
     undo    makes it good again
     """
 

@@ -31,7 +31,8 @@ _TRUTH = (255, 255, 255)
 # Name, what it means, whether an unusual value is a reason to look at the image.
 _FIGURES = (
     ("fixations", "fixations an image", True),
-    ("gaze_seconds", "seconds of gaze an image", True),
+    ("gaze_seconds", "seconds of fixations an image", True),
+    ("viewing_seconds", "seconds at the image, from the first fixation to the end of the last", True),
     ("in_image", "share of the fixations that are on the image", True),
     ("inside", "share of the fixations that are on the true mask", True),
     ("dispersion", "spread of the fixations, image sides", True),

@@ -45,9 +45,10 @@ class MasksSummary:
         """The summary for people, one fact a line."""
         lines = [f"source: {note}" for note in self.notes]
         lines.append(f"{self.images} images in {self.out} ({self.made} made now, {self.reused} finished before)")
-        if "gaze_seconds" in self.means:
-            mean = self.means["gaze_seconds"]
-            lines.append(f"the reader's time: {self.images * mean / 60:.1f} minutes of gaze, {mean:.1f} s an image")
+        if "viewing_seconds" in self.means:
+            mean, gaze = self.means["viewing_seconds"], self.means["gaze_seconds"]
+            minutes = self.images * mean / 60
+            lines.append(f"the reader's time: {minutes:.1f} minutes, {mean:.1f} s an image ({gaze:.1f} s of it fixations)")
         if self.negatives:
             lines.append(f"{self.negatives} negatives, all background: training takes them in with data.negatives")
         lines += [f"dropped {count} row(s): {reason}" for reason, count in self.dropped.items()]

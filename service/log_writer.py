@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+import time
 from collections import deque
 from typing import TextIO
 
 _LINES = 10_000  # that wait; over it the newest are dropped and counted
+_GATHER_SECONDS = 0.01  # lines are written together: to wake a thread for each costs the service more than the line
 _LAST_SECONDS = 1.0  # for the lines that wait when the process ends
 
 
@@ -40,6 +42,7 @@ class LogWriter(logging.Handler):
     def _write_on(self) -> None:
         while True:
             self._something.wait()
+            time.sleep(_GATHER_SECONDS)
             self._something.clear()
             while self._lines:
                 lines = [self._lines.popleft() for _ in range(len(self._lines))]

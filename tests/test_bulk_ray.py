@@ -15,7 +15,7 @@ import psutil
 import pytest
 from artifacts import write_artifact
 
-from gazeseg_serve.bulk import predict_files
+from gazeseg_serve.bulk import MaskOptions, predict_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 IMAGES = 96
@@ -57,7 +57,7 @@ def test_a_block_without_a_row_has_no_answer(tmp_path: Path) -> None:
     from gazeseg_serve.bulk_ray import _Worker
 
     write_artifact(tmp_path)
-    answers = _Worker(str(tmp_path), [], None, "cpu", None)({})
+    answers = _Worker(str(tmp_path), [], "cpu", MaskOptions())({})
     assert {name: len(column) for name, column in answers.items()} == {"number": 0, "error": 0}
 
 

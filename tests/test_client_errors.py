@@ -232,13 +232,22 @@ def test_no_answer_breaks_out_of_the_client_s_own_errors(call: str, body: bytes)
     assert (caught.value.status, caught.value.code) == (200, "bad-answer")
 
 
-def test_a_batch_with_too_few_answers_is_no_answer() -> None:
+@pytest.mark.parametrize("sent", [1, 3])
+def test_a_batch_with_other_answers_than_images_is_no_answer(sent: int) -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as packed:
-        packed.writestr("index.json", json.dumps({"images": [{"name": "a", "file": None, "error": {}}]}))
-    transport, _ = misbehaving([httpx.Response(200, content=file.getvalue())])
-    with Client("http://test", transport=transport) as client, pytest.raises(ServiceError, match="archive of masks"):
-        client.batch([PIXELS, PIXELS])
+        refused = {"name": "a", "file": None, "error": {"status": 415, "code": "unsupported-image", "detail": "no"}}
+        packed.writestr("index.json", json.dumps({"images": [refused] * 2}))
+    transport, _ = misbehaving([httpx.Response(200, content=file.getvalue())] * 2)
+    with Client("http://test", transport=transport) as client:
+        assert len(client.batch([PIXELS] * 2)) == 2
+        with pytest.raises(ServiceError, match="archive of masks"):
+            client.batch([PIXELS] * sent)
+
+
+def test_a_call_waits_for_a_connection_of_the_client_as_long_as_it_takes() -> None:
+    with Client("http://test", timeout=3) as client:
+        assert client._client.timeout == httpx.Timeout(3, pool=None)
 
 
 def test_a_closed_client_says_so() -> None:

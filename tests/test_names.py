@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gazeseg_serve import names as names_module
 from gazeseg_serve.names import MAX_BYTES, SUFFIXES, answer_names, distinct_names, printable, sent_name
 
 STEMS = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=20)
@@ -28,6 +29,7 @@ def on_disk(name: str) -> str:
 @given(NAMES, st.sampled_from([".png", ".json", ".dcm"]))
 @example(["a.png"] * 40, ".png")
 @example(["a-2.png", "a.png", "a.png", "a_png.png", "A.PNG"], ".png")
+@example(["x" * 251 + ".png"] * 2 + ["x" * 250 + "y.png"] * 2, ".png")  # cut for its number, either is the other
 @example(["x" * 255, "x" * 254 + "y", "x" * 251 + ".png"], ".png")
 def test_answers_never_collide_never_nest_and_fit(names: list[str], suffix: str) -> None:
     answers = answer_names(names, suffix)
@@ -56,6 +58,13 @@ def test_a_name_that_meets_no_other_keeps_its_stem(names: list[str], random) -> 
     for i, (name, answer, key) in enumerate(zip(alone, answers, folded, strict=True)):
         if folded.index(key) == i:
             assert answer == name
+
+
+def test_many_files_of_one_name_take_no_more_steps_than_there_are_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, numbered = [], names_module._numbered
+    monkeypatch.setattr(names_module, "_numbered", lambda *parts: tried.append(1) or numbered(*parts))
+    assert len(set(answer_names(["a.png"] * 500, ".png"))) == 500
+    assert len(tried) <= 501
 
 
 @pytest.mark.parametrize(

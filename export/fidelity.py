@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -128,25 +130,25 @@ def judged(found: Fidelity, limits: AllowedLoss) -> list[tuple[str, float, float
 
 
 def _against_truth(graph: Outputs, ensemble: Outputs, truths: Sequence[np.ndarray | None], classes: int) -> Truth | None:
-    """By the protocol of `evaluate`: scores are resized to the mask's own size, then cut."""
+    """By the protocol of `evaluate`: scores are resized to the mask's own size, then cut; calibration is over all pixels."""
     each: list[tuple[float, float]] = []
-    calibration: list[tuple[float, float]] = []
+    tables: list[tuple[Reliability, Reliability]] = []
     for i, truth in enumerate(truths):
         if truth is None:
             continue
         both = [Prediction(o.probability[i], None, truth.shape) for o in (graph, ensemble)]
         each.append(tuple(float(np.mean(class_dice(p.mask(), truth, classes))) for p in both))  # type: ignore[arg-type]
         foreground = [p.full_probability() for p in both]
-        calibration.append(
+        tables.append(
             tuple(  # type: ignore[arg-type]
-                calibration_error(f[0] if len(f) == 1 else 1 - f[0], (truth > 0).astype(np.float64)) for f in foreground
+                Reliability.of(f[0] if len(f) == 1 else 1 - f[0], truth > 0) for f in foreground
             )
         )
     if not each:
         return None
     mine, theirs = np.array(each).T
     low, high = bootstrap_interval(theirs - mine)  # the same images in each draw: paired
-    errors = np.mean(calibration, axis=0)
+    own, ensembles = (functools.reduce(operator.add, column) for column in zip(*tables, strict=True))
     return Truth(
         len(each),
         float(theirs.mean()),
@@ -154,6 +156,6 @@ def _against_truth(graph: Outputs, ensemble: Outputs, truths: Sequence[np.ndarra
         float((theirs - mine).mean()),
         low,
         high,
-        float(errors[1]),
-        float(errors[0]),
+        ensembles.error(),
+        own.error(),
     )

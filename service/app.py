@@ -2,7 +2,7 @@
 
 BentoML gives the workers and their supervisor, the probes and the adaptive batching. Its dispatcher is used where
 the requests arrive, in one process with the engine: between two BentoML services every image and every answer would be
-pickled and sent through a socket, which costs more than decoding the image (docs/performance.md has the figures).
+pickled and sent through a socket, which costs more than decoding the image (docs/performance/service.md has the figures).
 """
 
 from __future__ import annotations

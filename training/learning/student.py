@@ -59,7 +59,7 @@ class Student:
     @property
     def augment(self) -> Augment:
         """Geometry alone: an ensemble is not asked of colours that it may not have been taught with. With brightness, contrast
-        and noise a student of kvasir_imagenet's networks, which never saw such, lost 0.05 Dice (docs/performance.md).
+        and noise a student of kvasir_imagenet's networks, which never saw such, lost 0.05 Dice (docs/performance/students.md).
         """
         return Augment(flips=True, rotate=45.0, scale=0.0 if self.zoom else 0.25, translate=0.1, zoom=self.zoom)
 

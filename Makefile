@@ -35,7 +35,7 @@ test-orthanc: $(READY)
 	.ci/orthanc
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -m 'slow or browser'
+	.ci/slow
 
 # A hundred thousand broken requests, and twenty thousand good ones for the memory: minutes, docs/reliability.md.
 fuzz: $(READY)

@@ -15,8 +15,6 @@ from gazeseg_serve.contract import (
     Run,
 )
 from gazeseg_serve.engines.base import Engine
-from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
-from gazeseg_serve.engines.openvino import OpenVinoEngine
 from gazeseg_serve.engines.tensorrt import TensorRtEngine
 from gazeseg_serve.engines.tensorrt_plan import build_plan, this_machine
 from gazeseg_serve.errors import ConfigError
@@ -28,13 +26,13 @@ from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 from .fidelity import Fidelity, hold_fidelity, measure_fidelity, run_all
 from .gate_images import GateImages, gate_images, learning_images
 from .manifest import describe
-from .onnx_graph import write_onnx
 from .parity import Parity, check_declaration, eager_ensemble, hold, measure
 from .presence import choose_presence
-from .quantize import CALIBRATION_IMAGES, halve_weights, to_fp16, to_int8
+from .quantize import CALIBRATION_IMAGES, halve_weights
 from .report import exact_report, lossy_report
 from .settings import AllowedLoss, ExportSettings, Tolerance
 from .strategies import Built, build_strategy
+from .tools import TOOLS, Tools
 
 PARITY_FILE = "parity.json"
 REPORT_FILE = "report.html"
@@ -42,7 +40,9 @@ REPORT_FILE = "report.html"
 _ROUNDED = Tolerance(max_difference=0.1, flipped=2e-3)
 
 
-def export_run(run_folder: Path, out: Path, data: Path | None = None, settings: ExportSettings | None = None) -> Artifact:
+def export_run(
+    run_folder: Path, out: Path, data: Path | None = None, settings: ExportSettings | None = None, *, tools: Tools = TOOLS
+) -> Artifact:
     """Make one ONNX graph of a run and publish it as the artifact folder `out`, if the gate holds.
 
     The gate has two parts. The fp32 graph must equal the networks it was made of, within `settings.tolerance`. Where those
@@ -63,9 +63,9 @@ def export_run(run_folder: Path, out: Path, data: Path | None = None, settings: 
     with staged_folder(out, ARTIFACT_FOLDER) as folder:
         student_run = settings.student_run or out.absolute().with_name(out.name + "-student")
         built = build_strategy(settings, run, ensemble, data, student_run)
-        parity = write_graph(built, run, folder / MODEL_FILE, gate, settings.tolerance, settings.precision, data)
+        parity = write_graph(built, run, folder / MODEL_FILE, gate, settings.tolerance, settings.precision, data, tools)
         if here is None:
-            engine = open_model(folder / MODEL_FILE, settings.precision)
+            engine = tools.open(folder / MODEL_FILE, settings.precision)
         else:
             engine = planned(folder, run.input, settings.precision, here)
         prove = _prove_as_good if settings.lossy else _prove_equal
@@ -100,13 +100,20 @@ def _prove_as_good(
 
 
 def write_graph(
-    built: Built, run: Run, model: Path, gate: GateImages, tolerance: Tolerance, precision: str, data: Path | None
+    built: Built,
+    run: Run,
+    model: Path,
+    gate: GateImages,
+    tolerance: Tolerance,
+    precision: str,
+    data: Path | None,
+    tools: Tools = TOOLS,
 ) -> Parity:
     """Write `model`: the fp32 graph, held to equal `built`'s networks, then brought to `precision`."""
     spec = run.input
-    write_onnx(built.module, spec, built.disagreement, model)
+    tools.trace(built.module, spec, built.disagreement, model)
     check_declaration(model, spec, built.disagreement)
-    parity = measure(open_model(model), built.reference, gate.images)
+    parity = measure(tools.open(model, "fp32"), built.reference, gate.images)
     log.info(
         "graph and networks on %d %s: max |difference| %.2g, flipped pixels %.4f %%",
         parity.images,
@@ -116,9 +123,9 @@ def write_graph(
     )
     hold(parity, tolerance)
     if precision == "int8":
-        to_int8(model, learning_images(run, data, count=CALIBRATION_IMAGES))
+        tools.to_int8(model, learning_images(run, data, count=CALIBRATION_IMAGES))
     elif precision == "fp16":
-        to_fp16(model)
+        tools.to_fp16(model)
     elif precision == "fp16-weights":
         halve_weights(model)
     if precision != "fp32":
@@ -164,11 +171,6 @@ def measure_loss(
         )
     hold_fidelity(fidelity, allowed)
     return fidelity
-
-
-def open_model(model: Path, precision: str = "fp32") -> Engine:
-    """The engine the gate runs: the runtime that will serve a graph of this precision on a CPU."""
-    return OpenVinoEngine(model, "bf16") if precision == "bf16" else OnnxRuntimeEngine(model, "cpu")
 
 
 def planned(folder: Path, spec: InputSpec, precision: str, here: Machine) -> Engine:

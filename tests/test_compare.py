@@ -10,12 +10,12 @@ import pytest
 from damage import made_before
 
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.bench import Timing
 from gazeseg_serve.export.candidate import Candidate, pareto, recommend
 from gazeseg_serve.export.compare import compare
 from gazeseg_serve.export.fidelity import Fidelity, Truth
 from gazeseg_serve.export.flops import count_flops
+from gazeseg_serve.export.tools import Tools
 
 
 def candidate(name: str, seconds: float, dice: float, held: bool = True) -> Candidate:
@@ -53,10 +53,10 @@ def test_the_front_holds_what_no_other_beats() -> None:
 
 
 def test_compare_measures_every_way_and_writes_one_page(
-    tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
-    result = compare(tiny_run, phantoms, tmp_path / "out", strategies=("fuse",), seconds=0.02, threads=1)
+    tools = Tools(trace=made_before(tiny_artifact))
+    result = compare(tiny_run, phantoms, tmp_path / "out", strategies=("fuse",), seconds=0.02, threads=1, tools=tools)
     names = [c.name for c in result.candidates]
     assert names[:4] == ["ensemble in PyTorch", "fuse, fp32", "fuse, int8", "fuse, fp16"]
     eager, fused = result.candidates[:2]
@@ -77,7 +77,7 @@ def test_compare_measures_every_way_and_writes_one_page(
 
 
 def test_a_strategy_that_cannot_be_made_is_left_out(
-    tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     run = shutil.copytree(tiny_run, tmp_path / "run")
     facts = json.loads((run / "run.json").read_text())

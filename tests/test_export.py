@@ -17,12 +17,12 @@ from gazeseg_serve.contract import Artifact, InputSpec, Tensor, graph_outputs
 from gazeseg_serve.engines.base import Engine, Outputs
 from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.errors import ConfigError, ContractError, DatasetError, GateError
-from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.fuse import FusedEnsemble, fold_tail
 from gazeseg_serve.export.onnx_graph import write_onnx
 from gazeseg_serve.export.parity import Parity, check_declaration, eager_ensemble, hold, measure
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.settings import ExportSettings, Tolerance
+from gazeseg_serve.export.tools import Tools
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.training.networks.architecture import NORMS, Architecture
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
@@ -114,17 +114,11 @@ def test_the_predictor_says_what_the_networks_say(tiny_artifact: Path, tiny_run:
     ],
 )
 def test_a_damaged_graph_leaves_no_artifact(
-    damage: Callable[[Path], None],
-    words: str,
-    tiny_run: Path,
-    tiny_artifact: Path,
-    phantoms: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None], words: str, tiny_run: Path, tiny_artifact: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact, damage))
+    tools = Tools(trace=made_before(tiny_artifact, damage))
     with pytest.raises(GateError, match=words):
-        export_run(tiny_run, tmp_path / "artifact", phantoms)
+        export_run(tiny_run, tmp_path / "artifact", phantoms, tools=tools)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -160,14 +154,12 @@ def test_the_gate_sees_every_kind_of_wrong(
     tiny_artifact: Path,
     phantoms: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
-    monkeypatch.setattr(
-        pipeline, "open_model", lambda model, precision="fp32": Wrapped(OnnxRuntimeEngine(model, "cpu"), change)
+    tools = Tools(
+        trace=made_before(tiny_artifact), open=lambda model, precision: Wrapped(OnnxRuntimeEngine(model, "cpu"), change)
     )
     with pytest.raises(GateError) as caught:
-        export_run(tiny_run, tmp_path / "artifact", phantoms)
+        export_run(tiny_run, tmp_path / "artifact", phantoms, tools=tools)
     assert words in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -198,11 +190,9 @@ def test_impossible_settings_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_data_the_gate_says_that_its_images_are_synthetic(
-    tiny_run: Path, tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(tiny_artifact))
-    artifact = export_run(tiny_run, tmp_path / "artifact", settings=ExportSettings(images=3))
+def test_without_data_the_gate_says_that_its_images_are_synthetic(tiny_run: Path, tiny_artifact: Path, tmp_path: Path) -> None:
+    tools = Tools(trace=made_before(tiny_artifact))
+    artifact = export_run(tiny_run, tmp_path / "artifact", settings=ExportSettings(images=3), tools=tools)
     assert artifact.parity["source"] == "synthetic images"
     assert artifact.parity["images"] == 3
 

@@ -19,12 +19,12 @@ from gazeseg_serve.contract import Artifact, InputSpec, Run
 from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.engines.openvino import OpenVinoEngine, has_bf16
 from gazeseg_serve.errors import ConfigError, GateError
-from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.compare import multiply_adds
 from gazeseg_serve.export.flops import count_flops
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.settings import AllowedLoss, ExportSettings
 from gazeseg_serve.export.single import alone, average, best_level
+from gazeseg_serve.export.tools import Tools
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.training.learning.student import Student
 from gazeseg_serve.training.networks.architecture import Architecture
@@ -114,11 +114,12 @@ def test_a_damaged_graph_fails_whatever_the_limits(
     phantoms: Path,
     exported: Callable[[str], Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported(strategy), damage))
+    tools = Tools(trace=made_before(exported(strategy), damage))
     with pytest.raises(GateError, match="not as good"):
-        export_run(lively_run, tmp_path / "artifact", phantoms, ExportSettings(strategy, student=QUICK, allowed=ANYTHING))
+        export_run(
+            lively_run, tmp_path / "artifact", phantoms, ExportSettings(strategy, student=QUICK, allowed=ANYTHING), tools=tools
+        )
     assert {path.name for path in tmp_path.iterdir()} <= {"artifact-student"}  # a student's training is kept
 
 
@@ -129,14 +130,17 @@ def test_a_network_that_answers_otherwise_fails_and_says_its_figures(
     phantoms: Path,
     exported: Callable[[str], Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported(strategy)))
+    tools = Tools(trace=made_before(exported(strategy)))
     caplog.set_level(logging.INFO, "gazeseg_serve")
     with pytest.raises(GateError, match="mean agreement"):
         export_run(
-            lively_run, tmp_path / "artifact", phantoms, ExportSettings(strategy, student=QUICK, allowed=AllowedLoss(1.0, 1.0))
+            lively_run,
+            tmp_path / "artifact",
+            phantoms,
+            ExportSettings(strategy, student=QUICK, allowed=AllowedLoss(1.0, 1.0)),
+            tools=tools,
         )
     assert "agreement 0." in caplog.text
     assert "loss" in caplog.text
@@ -144,11 +148,13 @@ def test_a_network_that_answers_otherwise_fails_and_says_its_figures(
 
 
 def test_the_same_seed_gives_the_same_student(
-    exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     """The graph of the first export equals the networks of the second, or the gate would say so."""
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("distill")))
-    artifact = export_run(lively_run, tmp_path / "a", phantoms, ExportSettings("distill", student=QUICK, allowed=ANYTHING))
+    tools = Tools(trace=made_before(exported("distill")))
+    artifact = export_run(
+        lively_run, tmp_path / "a", phantoms, ExportSettings("distill", student=QUICK, allowed=ANYTHING), tools=tools
+    )
     assert artifact.parity["graph"]["max_difference"] < 1e-5
     with pytest.raises(GateError, match="not as good"):
         export_run(
@@ -156,11 +162,12 @@ def test_the_same_seed_gives_the_same_student(
             tmp_path / "b",
             phantoms,
             ExportSettings("distill", student=dataclasses.replace(QUICK, seed=1, warm_start=False), allowed=ANYTHING),
+            tools=tools,
         )
 
 
 def test_a_student_of_another_stride_and_depth_goes_through_every_precision(
-    lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lively_run: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     student = Student(width=8, steps=2, batch=2, precision="32-true", stride=2, depth=4)
     keep = tmp_path / "student"
@@ -176,7 +183,7 @@ def test_a_student_of_another_stride_and_depth_goes_through_every_precision(
     network = seeded_unet(Architecture(8, "batch", outputs=2, stride=2, depth=4), 0)
     single = alone(ensemble_of((0,)), network)
     assert count_flops(model) == pytest.approx(sum(2 * count for count in multiply_adds(single)), rel=0.02)
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(tmp_path / "fp32"))
+    tools = Tools(trace=made_before(tmp_path / "fp32"))
     for precision in ("int8", "fp16", "bf16") if has_bf16() else ("int8", "fp16"):
         out = tmp_path / precision
         export_run(
@@ -184,6 +191,7 @@ def test_a_student_of_another_stride_and_depth_goes_through_every_precision(
             out,
             phantoms,
             ExportSettings("distill", precision=precision, student=student, allowed=ANYTHING, student_run=keep),
+            tools=tools,
         )
         assert count_flops(out / "model.onnx") == count_flops(model)
     graph = onnx.load(tmp_path / "int8" / "model.onnx").graph
@@ -193,20 +201,24 @@ def test_a_student_of_another_stride_and_depth_goes_through_every_precision(
 
 
 def test_a_report_without_pictures_shows_none(
-    exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("average")))
-    export_run(lively_run, tmp_path / "a", phantoms, ExportSettings("average", pictures=False, allowed=ANYTHING))
+    tools = Tools(trace=made_before(exported("average")))
+    export_run(lively_run, tmp_path / "a", phantoms, ExportSettings("average", pictures=False, allowed=ANYTHING), tools=tools)
     assert "<img" not in (tmp_path / "a" / "report.html").read_text()
 
 
 def test_half_weights_halve_the_file_and_keep_the_arithmetic(
-    exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Callable[[str], Path], lively_run: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     whole = exported("best-level") / "model.onnx"
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(exported("best-level")))
+    tools = Tools(trace=made_before(exported("best-level")))
     artifact = export_run(
-        lively_run, tmp_path / "half", phantoms, ExportSettings("best-level", precision="fp16-weights", allowed=ANYTHING)
+        lively_run,
+        tmp_path / "half",
+        phantoms,
+        ExportSettings("best-level", precision="fp16-weights", allowed=ANYTHING),
+        tools=tools,
     )
     model = tmp_path / "half" / "model.onnx"
     assert artifact.precision == "fp32"

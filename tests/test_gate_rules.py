@@ -27,6 +27,7 @@ from gazeseg_serve.export.parity import Parity, eager_ensemble, hold, measure
 from gazeseg_serve.export.pipeline import export_run, measure_loss
 from gazeseg_serve.export.quantize import halve_weights, to_int8
 from gazeseg_serve.export.settings import EXACT, LOSSY, AllowedLoss, ExportSettings, Tolerance
+from gazeseg_serve.export.tools import Tools
 from gazeseg_serve.metrics import bootstrap_interval, labels_of
 from gazeseg_serve.training.networks.architecture import Architecture
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
@@ -328,7 +329,7 @@ def test_a_lossy_engine_that_is_wrong_only_in_batches_is_refused(lively_run: Pat
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_conversion_that_changes_an_output_s_type_is_refused(
-    precision: str, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     def careless(model: Path, *_: np.ndarray) -> None:
         graph = onnx.load(model)
@@ -339,15 +340,21 @@ def test_a_conversion_that_changes_an_output_s_type_is_refused(
         graph.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
         onnx.save(graph, model)
 
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
-    monkeypatch.setattr(pipeline, f"to_{precision}", careless)
+    tools = Tools(trace=made_before(lively_artifact))
+    tools = dataclasses.replace(tools, **{f"to_{precision}": careless})
     with pytest.raises(GateError, match="probability float16"):
-        export_run(lively_run, tmp_path / "out", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0)))
+        export_run(
+            lively_run,
+            tmp_path / "out",
+            phantoms,
+            ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0)),
+            tools=tools,
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_is_calibrated_with_training_images_and_not_with_the_gate_s(
-    lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     seen: list[np.ndarray] = []
 
@@ -355,10 +362,10 @@ def test_int8_is_calibrated_with_training_images_and_not_with_the_gate_s(
         seen.append(images)
         to_int8(model, images)
 
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
-    monkeypatch.setattr(pipeline, "to_int8", spy)
+    tools = Tools(trace=made_before(lively_artifact))
+    tools = dataclasses.replace(tools, to_int8=spy)
     artifact = export_run(
-        lively_run, tmp_path / "out", phantoms, ExportSettings(precision="int8", allowed=AllowedLoss(1.0, 0.0))
+        lively_run, tmp_path / "out", phantoms, ExportSettings(precision="int8", allowed=AllowedLoss(1.0, 0.0)), tools=tools
     )
     run = load_ensemble(lively_run)[0]
     np.testing.assert_array_equal(seen[0], learning_images(run, phantoms, count=64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,12 @@ from damage import kill_a_head, made_before, perturb_weight, scale_means, swap_c
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.errors import ConfigError, GateError
-from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.gate_images import learning_images
 from gazeseg_serve.export.parity import check_declaration
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.quantize import to_fp16, to_int8
 from gazeseg_serve.export.settings import AllowedLoss, ExportSettings
+from gazeseg_serve.export.tools import Tools
 from gazeseg_serve.training.networks.ensemble import load_ensemble
 
 
@@ -74,23 +75,31 @@ def test_a_graph_without_convolutions_is_not_quantised(tmp_path: Path, images: n
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "bf16"])
 def test_every_precision_goes_through_the_gate(
-    precision: str, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
+    tools = Tools(trace=made_before(lively_artifact))
     if precision == "bf16":
         engine_openvino = pytest.importorskip("gazeseg_serve.engines.openvino")
         pytest.importorskip("openvino")
         if not engine_openvino.has_bf16():
             pytest.skip("this CPU has no bf16 arithmetic")
     artifact = export_run(
-        lively_run, tmp_path / "artifact", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0))
+        lively_run,
+        tmp_path / "artifact",
+        phantoms,
+        ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0)),
+        tools=tools,
     )
     assert artifact.precision == precision
     assert artifact.parity["max_difference"] > artifact.parity["graph"]["max_difference"]
     assert artifact.has_disagreement
     with pytest.raises(GateError, match="mean agreement"):
         export_run(
-            lively_run, tmp_path / "strict", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 1.0))
+            lively_run,
+            tmp_path / "strict",
+            phantoms,
+            ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 1.0)),
+            tools=tools,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
 
@@ -101,18 +110,16 @@ DAMAGES = (perturb_weight, swap_channels, scale_means, kill_a_head)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("precision", ["int8", "fp16", "bf16"])
 def test_a_damaged_graph_fails_at_any_precision_whatever_the_limits(
-    precision: str,
-    damage: Callable[[Path], None],
-    lively_run: Path,
-    lively_artifact: Path,
-    phantoms: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    precision: str, damage: Callable[[Path], None], lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact, damage))
+    tools = Tools(trace=made_before(lively_artifact, damage))
     with pytest.raises(GateError, match="not as good"):
         export_run(
-            lively_run, tmp_path / "artifact", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0))
+            lively_run,
+            tmp_path / "artifact",
+            phantoms,
+            ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0)),
+            tools=tools,
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -120,18 +127,16 @@ def test_a_damaged_graph_fails_at_any_precision_whatever_the_limits(
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
 def test_a_conversion_that_damages_the_graph_fails(
-    precision: str,
-    damage: Callable[[Path], None],
-    lively_run: Path,
-    lively_artifact: Path,
-    phantoms: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    precision: str, damage: Callable[[Path], None], lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     """The first link saw the graph before; the second sees what the conversion made of it."""
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
+    tools = Tools(trace=made_before(lively_artifact))
     sound = export_run(
-        lively_run, tmp_path / "sound", phantoms, ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0))
+        lively_run,
+        tmp_path / "sound",
+        phantoms,
+        ExportSettings(precision=precision, allowed=AllowedLoss(1.0, 0.0)),
+        tools=tools,
     )
     convert = {"int8": to_int8, "fp16": to_fp16}[precision]
 
@@ -139,27 +144,30 @@ def test_a_conversion_that_damages_the_graph_fails(
         damage(model)
         convert(model, *images)  # type: ignore[operator]
 
-    monkeypatch.setattr(pipeline, convert.__name__, wrong)
+    tools = dataclasses.replace(tools, **{convert.__name__: wrong})
     with pytest.raises(GateError, match="mean agreement"):
         export_run(
             lively_run,
             tmp_path / "wrong",
             phantoms,
             ExportSettings(precision=precision, allowed=AllowedLoss(1.0, sound.parity["agreement"])),
+            tools=tools,
         )
     assert [path.name for path in tmp_path.iterdir()] == ["sound"]
 
 
-def test_a_wrong_scale_is_caught(
-    lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_scale_is_caught(lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path) -> None:
     def wrong(model: Path, images: np.ndarray) -> None:
         to_int8(model, images // 16)  # calibrated with images far too dark
 
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
-    monkeypatch.setattr(pipeline, "to_int8", wrong)
+    tools = Tools(trace=made_before(lively_artifact))
+    tools = dataclasses.replace(tools, to_int8=wrong)
     with pytest.raises(GateError):
         export_run(
-            lively_run, tmp_path / "artifact", phantoms, ExportSettings(precision="int8", allowed=AllowedLoss(0.0, 0.999))
+            lively_run,
+            tmp_path / "artifact",
+            phantoms,
+            ExportSettings(precision="int8", allowed=AllowedLoss(0.0, 0.999)),
+            tools=tools,
         )
     assert list(tmp_path.iterdir()) == []

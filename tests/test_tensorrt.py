@@ -22,10 +22,10 @@ from gazeseg_serve.engines.open import open_engine
 from gazeseg_serve.engines.tensorrt import TensorRtEngine
 from gazeseg_serve.engines.tensorrt_plan import build_plan, plan_of, this_machine
 from gazeseg_serve.errors import ConfigError, EngineError, GateError, MissingExtraError
-from gazeseg_serve.export import pipeline
 from gazeseg_serve.export.pipeline import export_run
 from gazeseg_serve.export.quantize import to_fp16, to_int8
 from gazeseg_serve.export.settings import AllowedLoss, ExportSettings
+from gazeseg_serve.export.tools import Tools
 
 BATCH = np.random.default_rng(0).integers(0, 256, (37, 32, 32, 3), dtype=np.uint8)
 
@@ -127,18 +127,16 @@ def test_a_folder_that_cannot_be_written_costs_no_answer(
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_export_proves_its_plan_and_ties_it_to_the_machine(
-    precision: str,
-    gpu: Gpu,
-    lively_run: Path,
-    phantoms: Path,
-    lively_artifact: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    precision: str, gpu: Gpu, lively_run: Path, phantoms: Path, lively_artifact: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline, "write_onnx", made_before(lively_artifact))
+    tools = Tools(trace=made_before(lively_artifact))
     out = tmp_path / "artifact"
     artifact = export_run(
-        lively_run, out, phantoms, ExportSettings(precision=precision, format="tensorrt", allowed=AllowedLoss(1.0, 0.9))
+        lively_run,
+        out,
+        phantoms,
+        ExportSettings(precision=precision, format="tensorrt", allowed=AllowedLoss(1.0, 0.9)),
+        tools=tools,
     )
     assert artifact.plan == Plan("model.plan", this_machine())
     assert set(artifact.files) == {"model.onnx", "model.plan", "parity.json", "report.html"}
@@ -152,6 +150,7 @@ def test_the_export_proves_its_plan_and_ties_it_to_the_machine(
             tmp_path / "wrong",
             phantoms,
             ExportSettings(precision=precision, format="tensorrt", allowed=AllowedLoss(1.0, 0.9)),
+            tools=tools,
         )
     assert not (tmp_path / "wrong").exists()
 

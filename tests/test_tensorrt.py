@@ -185,7 +185,7 @@ def test_int8_and_bf16_are_refused_before_any_work(
     for precision in ("int8", "bf16"):
         with pytest.raises(ConfigError, match="a TensorRT plan is of fp32 or fp16"):
             export_run(lively_run, tmp_path / "a", phantoms, ExportSettings(precision=precision, format="tensorrt"))
-    with pytest.raises(ConfigError, match="known: onnx, tensorrt; triton"):
+    with pytest.raises(ConfigError, match="known: onnx, tensorrt"):
         export_run(lively_run, tmp_path / "a", phantoms, ExportSettings(format="caffe"))
     artifact = dataclasses.replace(Artifact.load(lively_artifact), precision="int8")
     with pytest.raises(EngineError, match="not int8"):

@@ -33,7 +33,7 @@ from .pipeline import write_graph
 from .quantize import CALIBRATION_IMAGES, to_fp16, to_int8
 from .settings import STRATEGIES, ExportSettings
 from .strategies import build_strategy
-from .tools import TOOLS, Tools
+from .tools import Tools
 
 COMPARISON_SCHEMA = "gazeseg-comparison/1"
 RESULT_FILE = "compare.json"
@@ -51,7 +51,7 @@ def compare(
     strategies: Sequence[str] = STRATEGIES,
     threads: int = 0,
     seconds: float = 2.0,
-    tools: Tools = TOOLS,
+    tools: Tools | None = None,
 ) -> Comparison:
     """Build every strategy once, bring it to every precision, measure all of it and write the page `out`/compare.html.
 
@@ -74,7 +74,7 @@ def compare(
                 built = build_strategy(replace(settings, strategy=strategy), run, ensemble, data, student_run)
                 model = Path(temporary) / strategy / MODEL_FILE
                 model.parent.mkdir()
-                write_graph(built, run, model, gate, settings.tolerance, "fp32", data, tools)
+                write_graph(built, run, model, gate, settings.tolerance, "fp32", data, tools or Tools())
             except (ConfigError, GateError) as error:
                 log.warning("%s is left out: %s", strategy, error)
                 continue

@@ -32,7 +32,7 @@ from .quantize import CALIBRATION_IMAGES, halve_weights
 from .report import exact_report, lossy_report
 from .settings import AllowedLoss, ExportSettings, Tolerance
 from .strategies import Built, build_strategy
-from .tools import TOOLS, Tools
+from .tools import Tools
 
 PARITY_FILE = "parity.json"
 REPORT_FILE = "report.html"
@@ -41,7 +41,7 @@ _ROUNDED = Tolerance(max_difference=0.1, flipped=2e-3)
 
 
 def export_run(
-    run_folder: Path, out: Path, data: Path | None = None, settings: ExportSettings | None = None, *, tools: Tools = TOOLS
+    run_folder: Path, out: Path, data: Path | None = None, settings: ExportSettings | None = None, *, tools: Tools | None = None
 ) -> Artifact:
     """Make one ONNX graph of a run and publish it as the artifact folder `out`, if the gate holds.
 
@@ -50,10 +50,11 @@ def export_run(
     `settings.allowed`.
 
     data    dataset folder whose split the gate runs on; without it synthetic images, and the manifest says so
+    tools   other ways to trace, convert and open a graph, for tests
 
     Raises GateError where the gate does not hold, ConfigError, ContractError, DatasetError, TrainingError.
     """
-    settings = settings or ExportSettings()
+    settings, tools = settings or ExportSettings(), tools or Tools()
     refuse_overlap(out, run_folder, data, settings.student_run, *settings.unlabelled)
     if settings.precision == "int8" and data is None:
         raise ConfigError("int8 is calibrated with images; pass --data DATASET, the one the run was trained on")
@@ -107,7 +108,7 @@ def write_graph(
     tolerance: Tolerance,
     precision: str,
     data: Path | None,
-    tools: Tools = TOOLS,
+    tools: Tools,
 ) -> Parity:
     """Write `model`: the fp32 graph, held to equal `built`'s networks, then brought to `precision`."""
     spec = run.input

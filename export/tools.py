@@ -31,6 +31,3 @@ class Tools:
     to_int8: Callable[[Path, np.ndarray], None] = to_int8
     to_fp16: Callable[[Path], None] = to_fp16
     open: Callable[[Path, str], Engine] = open_model
-
-
-TOOLS = Tools()

@@ -65,6 +65,24 @@ def test_positions_and_origins(tmp_path, units, place):
         np.testing.assert_allclose(found.paths[stem].y, y, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("said", "place", "message"),
+    [
+        ("screen", PIXELS, r'are pixels, not shares of the screen.*"pixels" \(of the screen\) or "image_pixels"'),
+        ("image", PIXELS, "are pixels, not shares of the image"),
+        ("image", {s: (100 * x, 100 * y) for s, (x, y) in SHARES.items()}, r'are percent, not.*"image_percent"'),
+        ("pixels", SHARES, r'are shares, not pixels.*"image" or "screen"'),
+        ("image_pixels", SHARES, "are shares, not image pixels"),
+        ("image_percent", SHARES, "are shares, not image percent"),
+    ],
+)
+@pytest.mark.parametrize("fixations", [False, True])
+def test_positions_in_another_unit_are_named_with_the_fix(tmp_path, said, place, message, fixations):
+    columns = COLUMNS.replace('time = "t"', 'duration = "t"') if fixations else COLUMNS
+    with pytest.raises(DatasetError, match=message):
+        read(table(tmp_path, f'{columns}[units]\nposition = "{said}"\n{made.SCREEN_TOML}', looks(place)))
+
+
 @pytest.mark.parametrize("area", ["[area]", '[area."L.PNG"]', "[areas.l]"])
 def test_where_an_image_stood(tmp_path, area):
     place = {"l": (500 + 0.25 * 300, 100 + 0.75 * 200), "p": made.on_screen("p")}

@@ -126,20 +126,9 @@ def one_eye(layout: Layout, rows: list[Row], found: Found) -> list[Row]:
 
 
 def check_units(layout: Layout, rows: Iterable[Row]) -> None:
-    """Raises DatasetError where most positions or durations can only be in another unit, naming it and the fix."""
-    path, position = layout.table.path, layout.units.position
-    good = [row for row in rows if row.reason == "" and math.isfinite(row.x + row.y)]
-    if not good:
-        return
-    if position == "image":
-        largest = [max(abs(row.x), abs(row.y)) for row in good]
-        if sum(value > 1.5 for value in largest) * 2 > len(largest):
-            kind, unit = ("pixels", "pixels, image_pixels or") if max(largest) > 100 else ("percent", "image_percent,")
-            raise DatasetError(
-                f"{path}: positions up to {max(largest):g} are {kind}, no shares of the image (0 to 1); "
-                f'write a gaze.toml with files = ["{path.name}"] and under [units] position = {unit} screen_percent'
-                + ("; for pixels of the screen also width_px and height_px under [screen]" if kind == "pixels" else "")
-            )
+    """Raises DatasetError where durations can only be in another unit, naming it and the fix."""
+    path = layout.table.path
+    good = [row for row in rows if row.reason == ""]
     durations = [row.duration for row in good if math.isfinite(row.duration)]
     if durations and layout.columns.duration is not None:
         typical, largest_duration = sorted(durations)[len(durations) // 2], max(durations)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gazeseg_serve.errors import ConfigError, DatasetError
 
+from .bounds import SHARE, check_positions
 from .csv_table import MISSING, number
 from .layout import Layout
 from .mapping import AUTO, MILLISECONDS, Area, fit
@@ -80,6 +81,7 @@ class _Rows:
         self.missing = MISSING | {cell.lower() for cell in units.missing or ()}
         self.codes = [value for value in map(number, units.missing or ()) if math.isfinite(value)]
         self.screen = layout.screen.pixels
+        self.seen, self.beyond, self.largest = 0, 0, 0.0  # positions as they stand, how many beyond a share, the largest
         self.areas = {stem: area for name, area in layout.areas.items() if (stem := images.match(name)) is not None}
         if self.position in ("pixels", "screen", "screen_percent") and self.screen is None and not self._placed():
             raise DatasetError(
@@ -105,6 +107,7 @@ class _Rows:
                 if row.reason != UNKNOWN_IMAGE:
                     places.setdefault((row.image, row.reader), set()).add(same_place(cell))
                 rows.append(row)
+        check_positions(self.layout.table.path, self.position, self.seen, self.beyond, self.largest)
         several = {key for key, cells in places.items() if len(cells) > 1 and _differ(cells)}
         for row in rows:
             if (row.image, row.reader) in several and row.reason in ("", LOST):
@@ -148,6 +151,8 @@ class _Rows:
         elif self.fixations and not math.isfinite(duration):
             row.reason = NOT_A_NUMBER
         else:
+            far = max(abs(x), abs(y))
+            self.seen, self.beyond, self.largest = self.seen + 1, self.beyond + (far > SHARE), max(self.largest, far)
             self._place(row, stem, cells)
         return row
 

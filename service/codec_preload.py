@@ -13,6 +13,13 @@ import signal
 from . import codec_process as codec_process
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if importlib.util.find_spec("highdicom") is not None:
-    for name in ("highdicom.seg", "pydicom.pixels"):
+for name in (
+    "highdicom.seg",
+    "pydicom.pixels",
+    "imagecodecs._imcd",
+    "imagecodecs._jpeg8",
+    "imagecodecs._jpegls",
+    "imagecodecs._jpeg2k",
+):
+    if importlib.util.find_spec(name.partition(".")[0]) is not None:  # of the extra `dicom`
         importlib.import_module(name)

@@ -466,3 +466,42 @@ def test_colour_of_any_storage_has_the_mask_of_the_jpeg(predictor: Predictor, pi
         (image_file(ybr, "YBR_FULL_422"), 0.98),
     ):
         assert dice(predictor.predict(decode_image(data)).mask(), wanted) >= least
+
+
+def enhanced(shared: dict[str, Any], each: list[dict[str, Any]], **attributes: Any) -> list[np.ndarray]:
+    """Three frames of one ramp as they are shown, with a rescale or window in their functional groups."""
+    from gazeseg_serve.dicom import decode_frames, read_dataset
+    from gazeseg_serve.pixels import DEFAULT_LIMITS
+
+    def group(elements: dict[str, Any]) -> Any:
+        found = pydicom.Dataset()
+        for names, sequence in (
+            (("WindowCenter", "WindowWidth"), "FrameVOILUTSequence"),
+            (("RescaleSlope", "RescaleIntercept"), "PixelValueTransformationSequence"),
+        ):
+            item = pydicom.Dataset()
+            for name in names:
+                if name in elements:
+                    setattr(item, name, elements[name])
+            if len(item):
+                setattr(found, sequence, SEQUENCE([item]))
+        return found
+
+    data = image_file(
+        np.repeat(ramp(0, 1000, "u2")[None], 3, axis=0),
+        SharedFunctionalGroupsSequence=SEQUENCE([group(shared)]),
+        PerFrameFunctionalGroupsSequence=SEQUENCE([group(elements) for elements in each]),
+        **attributes,
+    )
+    return [frame[..., 0] for frame in decode_frames(read_dataset(data, DEFAULT_LIMITS))]
+
+
+def test_each_frame_of_an_enhanced_object_has_its_own_window_and_rescale() -> None:
+    windows = [{"WindowCenter": 200 + 200 * i, "WindowWidth": 101 + 50 * i} for i in range(3)]
+    found = enhanced({"RescaleSlope": 2, "RescaleIntercept": -100}, windows, WindowCenter=1, WindowWidth=2)
+    for frame, window in zip(found, windows, strict=True):
+        np.testing.assert_array_equal(frame, grey(ramp(0, 1000, "u2"), RescaleSlope=2, RescaleIntercept=-100, **window))
+    slopes = [{"RescaleSlope": i, "RescaleIntercept": 0} for i in (1, 2, 3)]
+    found = enhanced({"WindowCenter": 900, "WindowWidth": 500, "RescaleSlope": 7, "RescaleIntercept": 0}, slopes)
+    for frame, slope in zip(found, slopes, strict=True):
+        np.testing.assert_array_equal(frame, grey(ramp(0, 1000, "u2"), WindowCenter=900, WindowWidth=500, **slope))

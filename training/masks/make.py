@@ -136,8 +136,8 @@ def _make(
     claim_masks_folder(out)
     stale = _stale(out, set(table.paths))
     _clear(out, outdated=bool(todo or stale))
-    for record in stale:
-        drop_image(out, record)
+    for path in stale:
+        drop_image(out, path)
     if not table.plain:
         sizes = {stem: image_size(data.images[stem]) or (0, 0) for stem in table.paths}
         write_fixations(out / DETECTED_FILE, table.paths, sizes, table.classes)
@@ -254,8 +254,8 @@ def _finish(
     )
     write_text(out / QUALITY_FILE, quality_csv(names, rows, skipped, table, data.negatives))
     write_text(out / REPORT_FILE, report(data, out, settings, table, rows, skipped, verdict))
-    made = {stem: {key: value for key, value in record.items() if key != "image_sha256"} for stem, record in good.items()}
-    fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, made], sort_keys=True).encode())
+    kept = {stem: {key: value for key, value in record.items() if key != "image_sha256"} for stem, record in good.items()}
+    fingerprint = hashlib.sha256(json.dumps([settings_json(settings), table.classes, kept], sort_keys=True).encode())
     write_json(
         out / MASKS_FILE,
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import re
@@ -31,6 +32,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 OPTIONS = {"ignore_spatial_locations": True, "combine_segments": True}
+
+
+@pytest.fixture(autouse=True)
+def _sockets_of_refused_connections() -> Iterator[None]:
+    """Collected here, where they are expected."""
+    yield
+    gc.collect()
 
 
 def renamed(dataset: pydicom.Dataset, study: str, series: str, instance: str) -> pydicom.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import ssl
 import subprocess
@@ -37,6 +38,13 @@ from gazeseg_serve.node.spool import Spool
 # pynetdicom leaves the socket of a connection that was refused to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 SEG_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+@pytest.fixture(autouse=True)
+def _sockets_of_refused_connections() -> Iterator[None]:
+    """Collected here, where they are expected."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -74,9 +74,9 @@ def picture(path: Path, width: int, spots: int = 1) -> Path:
     return path
 
 
-def asked(service: Running, data: bytes, output: str, threshold: float = 0.5, **more: str) -> bytes:
+def asked(service: Running, data: bytes, output: str, threshold: float = 0.5, model: str = "default", **more: str) -> bytes:
     response = httpx.post(
-        f"{service.url}/v1/segment",
+        f"{service.url}/v1/models/{model}/segment",
         params={"output": output, "threshold": threshold, **more},
         content=data,
         headers={"Content-Type": "application/octet-stream"},
@@ -485,6 +485,47 @@ def test_an_image_that_the_model_takes_for_empty_says_so_and_can_be_marked(tmp_p
             assert not tab.complaints
 
     with running(tmp_path / "artifact", tmp_path) as service:
+        asyncio.run(scenario(service))
+
+
+@pytest.mark.browser
+def test_a_model_of_several_classes_can_be_chosen(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "artifact")
+    write_artifact(tmp_path / "zones", classes=("zone", "core"), disagreement=False)
+    colours = np.full((64, 96, 3), 10, np.uint8)  # the first class is red, the second green
+    colours[10:30, 10:30, 2] = 250
+    colours[30:60, 50:80, 1] = 250
+    (tmp_path / "colours.png").write_bytes(cv2.imencode(".png", colours)[1].tobytes())
+    (tmp_path / "saved").mkdir()
+
+    async def scenario(service: Running) -> None:
+        async with browsing(service.url, tmp_path / "profile") as tab:
+            await opened(tab)
+            await tab.until_true("document.getElementById('models').length === 2")
+            await tab.choose(tmp_path / "colours.png")
+            await tab.until("status", "Done in")
+            await tab.evaluate(
+                "{ const chosen = document.getElementById('models'); chosen.value = 'zones'; "
+                "chosen.dispatchEvent(new Event('change')); }"
+            )
+            await tab.until("count", "1 × zone, 1 × core")
+            data = (tmp_path / "colours.png").read_bytes()
+            answer = json.loads(asked(service, data, "json", model="zones"))
+            areas = [one["area"] for one in answer["classes"]]
+            assert pixels(await tab.text("area")) == sum(areas)
+            classes = await tab.evaluate("[...document.querySelectorAll('#rows tr')].map((row) => row.cells[1].textContent)")
+            assert classes == [name for _, name in sorted(zip(areas, ("zone", "core"), strict=True), reverse=True)]
+            assert not await tab.enabled("threshold"), "the likeliest class counts"
+            assert not await tab.enabled("disagreement")
+            (red, green), shown = [one["colour"] for one in answer["classes"]], await tab.pixels([(20, 20), (65, 45)])
+            for colour, own, seen in ((red, [250, 10, 10], shown[0]), (green, [10, 250, 10], shown[1])):
+                assert seen == pytest.approx([0.6 * a + 0.4 * b for a, b in zip(own, colour, strict=True)], abs=4)
+            mask = await tab.saved("download", tmp_path / "saved")
+            assert mask.read_bytes() == asked(service, data, "png", model="zones")
+            await tab.photograph("classes.png")
+            assert not tab.complaints
+
+    with running(tmp_path / "artifact", tmp_path, GAZESEG_MODELS=f"zones={tmp_path / 'zones'}") as service:
         asyncio.run(scenario(service))
 
 

@@ -4,7 +4,7 @@ import { close, isRunning, openCamera, openVideo, resume, stillFrame } from "./l
 import { arranged, itemsOf, render, sameSeries } from "./list.js";
 import { choose, clearResult, loadCard, preview, recount, say, state, view } from "./result.js";
 import { KINDS, save, saveJson, savePicture, saveSeries } from "./save.js";
-import { Refusal, useKey } from "./service.js";
+import { Refusal, models, useKey, useModel } from "./service.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -159,9 +159,25 @@ at("key-row").addEventListener("submit", async (event) => {
   if (await begin() && state.current) choose(state.current);
 });
 
+// The models served, where there is a choice.
+async function listModels() {
+  const served = await models();
+  at("models").replaceChildren(...served.models.map((name) => new Option(name, name, false, name === served.default)));
+  at("models-row").hidden = served.models.length < 2;
+}
+
+at("models").addEventListener("change", async () => {
+  useModel(at("models").value);
+  if (!await begin()) return;
+  if (state.current) choose(state.current);
+  recount();
+});
+
 async function begin() {
   try {
+    clearResult();
     state.card = await loadCard();
+    if (!at("models").length) await listModels();
     at("key-row").hidden = true;
     say("No image yet.");
     return true;

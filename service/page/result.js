@@ -4,7 +4,7 @@ import { MOST_ROWS, allParts, clearFacts, isAbsent, showArea, showFacts, showUse
 import { sameSeries, update } from "./list.js";
 import { labels, partsOf } from "./measure.js";
 import { greyPng } from "./png.js";
-import { Refusal, ask, segment } from "./service.js";
+import { Refusal, card, segment } from "./service.js";
 import { View, maskLayer, spreadLayer } from "./view.js";
 
 const at = (id) => document.getElementById(id);
@@ -265,7 +265,7 @@ async function count() {
 }
 
 export async function loadCard() {
-  const found = await (await ask("/v1/model")).json();
+  const found = await card();
   const { id, strategy, precision, engine, input, threshold } = found;
   at("model").textContent = `${input.classes.join(", ")} · ${strategy} ${precision} · ${input.size} px · ${engine} · ${id.slice(0, 12)}`;
   at("threshold").value = threshold;

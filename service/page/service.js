@@ -9,10 +9,29 @@ export class Refusal extends Error {
 }
 
 const TRIES = 5;
-let key = "";
+let [key, model] = ["", ""];
 
 export function useKey(value) {
   key = value.trim();
+}
+
+// name: of /v1/models; "" is the default one.
+export function useModel(name) {
+  model = name;
+}
+
+// The path of the chosen model's card, and with `end` of what it does.
+function pathOf(end = "") {
+  if (model) return `/v1/models/${encodeURIComponent(model)}${end}`;
+  return end ? `/v1${end}` : "/v1/model";
+}
+
+export async function card() {
+  return (await ask(pathOf())).json();
+}
+
+export async function models() {
+  return (await ask("/v1/models")).json();
 }
 
 function pause(milliseconds, signal) {
@@ -48,7 +67,7 @@ export async function ask(path, options = {}) {
 
 // `query`: output, threshold and so on; what is null is left out.
 export function segment(file, query, signal) {
-  return ask(`/v1/segment?${asQuery(query)}`, {
+  return ask(`${pathOf("/segment")}?${asQuery(query)}`, {
     method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" }, signal,
   });
 }
@@ -56,7 +75,7 @@ export function segment(file, query, signal) {
 export function segmentSeries(files, query, signal) {
   const form = new FormData();
   for (const file of files) form.append("image", file);
-  return ask(`/v1/segment/batch?${asQuery(query)}`, { method: "POST", body: form, signal });
+  return ask(`${pathOf("/segment/batch")}?${asQuery(query)}`, { method: "POST", body: form, signal });
 }
 
 function asQuery(query) {

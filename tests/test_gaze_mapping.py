@@ -282,6 +282,11 @@ def test_readers_are_pooled_or_taken_alone(tmp_path):
         read(path, pool="max")
 
 
+@pytest.mark.parametrize("name", ["reader", "Participant", "SUBJECT", "observer", "RECORDING_SESSION_LABEL"])
+def test_a_reader_goes_by_several_names(tmp_path, name):
+    assert list(read(fixations(tmp_path, both(tmp_path), more=f",{name}")).readers["l"]) == ["A", "B"]
+
+
 def test_a_file_is_a_reader_where_gaze_toml_says_so_and_in_a_folder_of_readers(tmp_path):
     for name, x in (("ann", 0.2), ("bob", 0.8)):
         fixations(tmp_path / "readers", [f"l,{x},0.5,200"], f"{name}.csv")

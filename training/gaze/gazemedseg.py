@@ -12,6 +12,7 @@ from .mapping import Columns, Units
 
 NAME = "fixation table"
 IMAGE, CLASS, READER = "IMAGE", "CLASS", "READER"
+READERS = (READER, "RECORDING_SESSION_LABEL", "PARTICIPANT", "SUBJECT", "OBSERVER")
 INDEX, START = "CURRENT_FIX_INDEX", "CURRENT_FIX_START"
 X, Y, DURATION = "CURRENT_FIX_X", "CURRENT_FIX_Y", "CURRENT_FIX_DURATION"
 REQUIRED = (IMAGE, X, Y, DURATION)
@@ -31,7 +32,7 @@ def recognise(table: Table) -> Layout | None:
         image=head.first(IMAGE),
         index=head.first(INDEX),
         label=head.first(CLASS),
-        reader=head.first(READER, "RECORDING_SESSION_LABEL"),
+        reader=head.first(*READERS),
         trial=head.first("TRIAL_INDEX"),
     )
     units = Units("ms", "ms", "image", "top left")

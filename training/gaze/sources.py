@@ -148,7 +148,7 @@ def _nothing(path: Path, found: Found, unknown: Counter[str], rows: int) -> str:
     else:
         why = f"no fixation in its {rows} row(s)"
     if first is not None and all(row.reason == MALFORMED for row in found.dropped):
-        why += "; a decimal comma in a table of commas? Export it with semicolons, tabs or decimal points"
+        why += " for its header; a decimal comma in a table of commas? Export it with semicolons, tabs or decimal points"
     if unknown:
         why += "; " + "; ".join(note for note in found.notes if note.startswith("unknown image"))
         why += "; name the file after its image, or say columns.image in gaze.toml"

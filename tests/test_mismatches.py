@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from gazeseg_serve.cli.main import app
 from gazeseg_serve.contract import Run
 from gazeseg_serve.dataset import Dataset
-from gazeseg_serve.errors import ConfigError, DatasetError, TrainingError
+from gazeseg_serve.errors import ConfigError, ContractError, DatasetError, TrainingError
 from gazeseg_serve.export.gate_images import gate_images
 from gazeseg_serve.files import json_text, read_json, write_json
 from gazeseg_serve.png import encode_png
@@ -168,6 +168,16 @@ def test_an_unfinished_run_is_not_begun_anew_without_a_word(data: Path, phantom_
         train(tiny_config(), data, phantom_masks, out, device="cpu")
     with pytest.raises(TrainingError, match="start without --resume"):
         train(tiny_config(), data, phantom_masks, tmp_path / "other", resume=True, device="cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 99, b"\x08" + bytes(7) + b"{}      "])
+def test_a_checkpoint_that_is_none_is_refused_and_kept(data: Path, phantom_masks: Path, tmp_path: Path, content: bytes) -> None:
+    state = tmp_path / "run" / "checkpoint" / "state.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(content)
+    with pytest.raises(ContractError, match=r"state\.safetensors"):
+        train(tiny_config(), data, phantom_masks, tmp_path / "run", resume=True, device="cpu")
+    assert state.read_bytes() == content
 
 
 @pytest.mark.parametrize(("device", "words"), [("gpu", "use one of: auto, cpu, cuda"), ("tpu", "not known")])

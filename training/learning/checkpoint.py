@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 from torch.optim import Optimizer
@@ -41,8 +41,10 @@ def load_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise TrainingError(f"{run / STATE_FILE} does not exist; start without --resume") from None
-    except OSError as error:
-        raise ContractError(f"{run / STATE_FILE}: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise ContractError(f"{run / STATE_FILE}: {error}; it cannot be gone on with, so train into another folder") from error
+    if not facts or not {"config", "history", "step"} <= set(facts):
+        raise ContractError(f"{run / STATE_FILE} is no checkpoint of a training; choose another folder")
     recorded = json.loads(facts["config"])
     if json.loads(json.dumps(config)) != recorded:
         changed = sorted(key for key in config if json.loads(json.dumps(config[key])) != recorded.get(key))

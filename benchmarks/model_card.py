@@ -1,10 +1,10 @@
 """The figures of the model card, of a run folder or an artifact folder: at home, abroad, by size, and where there is nothing.
 
-    python benchmarks/model_card.py MODEL $DATA [--size PIXELS] [--json FILE]
+    python benchmarks/model_card.py MODEL $DATA [--json FILE]
 
 `$DATA` holds `kvasir_seg` (the 100 validation images of the convention: sorted by name, seed 0), `polypgen_val` (other
 hospitals) and `polypgen` (of its 100 frames without a polyp the 50 that `empty_frames` draws for scoring). Nothing of these
-teaches anything, and nothing here trains. --size runs a run folder at another size than it was trained at.
+teaches anything here.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def images(data: Path) -> Iterator[tuple[str, Dataset, str]]:
     yield from (("empty", polypgen, stem) for stem in empty_frames(polypgen)[1])
 
 
-def opened(model: Path, size: int | None) -> Callable[[np.ndarray], Prediction]:
+def opened(model: Path) -> Callable[[np.ndarray], Prediction]:
     if is_artifact(model):
         predictor = Predictor.open(model, device="cpu")
         return predictor.predict
     from gazeseg_serve.training.scoring.evaluate import run_members
 
-    members = run_members(model, size=size)
+    members = run_members(model)
     return lambda image: members(image)["ensemble"]
 
 
@@ -148,10 +148,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--size", type=int)
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
-    predict = opened(wanted.model, wanted.size)
+    predict = opened(wanted.model)
     rows = [
         measure(name, stem, predict(dataset.image(stem)), dataset.mask(stem)) for name, dataset, stem in images(wanted.data)
     ]

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from gazeseg_serve.contract import Artifact, Run
@@ -15,7 +16,7 @@ from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.files import write_bytes, write_json, write_text
 from gazeseg_serve.folders import Kind, json_of, staged_folder
 from gazeseg_serve.metrics import dice
-from gazeseg_serve.pictures import draw_fixations, figure, heat, outline, page, table, tint
+from gazeseg_serve.pictures import BLUE, draw_fixations, figure, heat, outline, page, table, tint
 from gazeseg_serve.png import encode_png
 from gazeseg_serve.predictor import Prediction, Predictor
 from gazeseg_serve.progress import log, track
@@ -33,8 +34,9 @@ from .pipeline import export_run
 _SIDE = 96  # pixels, of the phantoms and the networks
 _SHOWN = 6  # test images on the page, worst first and best last
 _MARKER = ".gazeseg-demo"  # lists what a demo made, so that nothing else is ever replaced
+STRIP = "strip.png"  # the picture of the whole way
 _SCHEMA = "gazeseg-demo/1"
-TRUTH = (0, 180, 216)
+TRUTH = BLUE
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def _make(out: Path, later: Path, quick: bool) -> DemoResult:
     mean = float(np.mean([item.dice["graph"] for item in scored]))
     seconds = time.monotonic() - start
     write_text(out / "index.html", _page(data, masks, trained, exported, scored, seconds))
+    write_bytes(out / STRIP, encode_png(_strip(data, masks, scored[len(scored) // 2])))
     sample = later / Dataset.open(data).images[test[0]].relative_to(out)
     return DemoResult(mean, len(test), seconds, str(later / "index.html"), str(later / "artifact"), str(sample))
 
@@ -156,6 +159,28 @@ largest difference of a probability {artifact.parity["max_difference"]:.1e}, fli
 {"".join(_result_row(data, item) for item in picked)}
 """
     return page("gazeseg-serve demo", body)
+
+
+def _strip(data: Path, masks: Path, item: _Scored) -> np.ndarray:
+    """The whole way of one held-out phantom in a row, RGB uint8 `(H, W, 3)`: image, gaze, heatmap, pseudo-mask, mask."""
+    dataset = Dataset.open(data)
+    image, path = dataset.image(item.stem), read_fixations(dataset.fixations, dataset.images).paths[item.stem]
+    enlarged = image.repeat(4, 0).repeat(4, 1)
+    cells = {
+        "image": enlarged,
+        "gaze": draw_fixations(enlarged, path.x, path.y, path.duration),
+        "heatmap": heat(load_map(masks, item.stem, refined=False)),
+        "pseudo-mask": tint(enlarged, (load_map(masks, item.stem, refined=True) >= 0.5).repeat(4, 0).repeat(4, 1)),
+        "mask of one graph": tint(enlarged, item.graph.mask().repeat(4, 0).repeat(4, 1)),
+    }
+    side, gap, caption = 232, 12, 26
+    strip = np.full((side + caption, len(cells) * (side + gap) - gap, 3), 255, np.uint8)
+    for i, (name, picture) in enumerate(cells.items()):
+        left = i * (side + gap)
+        strip[:side, left : left + side] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        place = (left, side + 18)
+        cv2.putText(strip, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (60, 60, 60), 1, cv2.LINE_AA)
+    return strip
 
 
 def _gaze_rows(data: Path, masks: Path, run: Run) -> str:

@@ -49,7 +49,7 @@ def choose_presence(
             len(without),
         )
         return None
-    scores = {}
+    scores: dict[str, float] = {}
     for stems in (shown, without):
         outputs = run_all(graph, stack([dataset.images[stem] for stem in stems], run.input))
         scores |= {stem: surest(map_, SHARE) for stem, map_ in zip(stems, outputs.probability, strict=True)}

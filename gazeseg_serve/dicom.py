@@ -269,6 +269,7 @@ def _sequence(dataset: Dataset, name: str) -> Any:
     """
     raw = dataset.get_item(name) if name in dataset else None
     limit = _MAX_GROUPS + _MAX_GROUP * frame_count(dataset)
-    if isinstance(getattr(raw, "value", None), bytes) and len(raw.value) > limit:
-        raise ImageTooLarge(f"{name} has {len(raw.value)} bytes, the limit is {limit}; send the frames one a file")
+    value = getattr(raw, "value", None)
+    if isinstance(value, bytes) and len(value) > limit:
+        raise ImageTooLarge(f"{name} has {len(value)} bytes, the limit is {limit}; send the frames one a file")
     return dataset.get(name) or []

@@ -43,11 +43,11 @@ class StrictRoute(APIRoute):
 
 def _takes_a_request_alone(endpoint: Callable[..., Any]) -> bool:
     """Whether it can be called with a request and nothing else, and answers with a response."""
-    first, *others = list(inspect.signature(endpoint).parameters.values()) or [None]
+    parameters = list(inspect.signature(endpoint).parameters.values())
     hints = get_type_hints(endpoint)
     return (
-        first is not None
-        and hints.get(first.name) is Request
+        len(parameters) > 0
+        and hints.get(parameters[0].name) is Request
         and hints.get("return") is Response
-        and all(other.default is not other.empty for other in others)
+        and all(other.default is not other.empty for other in parameters[1:])
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import kornia.augmentation as K
 import torch
 from kornia.augmentation.random_generator import AffineGenerator
@@ -24,10 +26,10 @@ class Augmenter:
         if s.flips:
             geometry += [K.RandomHorizontalFlip(p=0.5), K.RandomVerticalFlip(p=0.5)]
         if s.rotate or s.scale or s.translate or s.zoom:
-            scale = s.zoom or (1 - s.scale, 1 + s.scale)
-            affine = K.RandomAffine(degrees=s.rotate, translate=(s.translate, s.translate), scale=scale, p=1.0)
+            low, high = s.zoom or (1 - s.scale, 1 + s.scale)
+            affine = K.RandomAffine(degrees=s.rotate, translate=(s.translate, s.translate), scale=(low, high), p=1.0)
             if s.zoom:
-                affine._param_generator = _LogUniformScale((-s.rotate, s.rotate), (s.translate, s.translate), s.zoom)
+                affine._param_generator = _LogUniformScale((-s.rotate, s.rotate), (s.translate, s.translate), (low, high))
             geometry.append(affine)
         self._geometry = K.AugmentationSequential(*geometry, data_keys=["input", "mask"]) if geometry else None
         photometry: list[K.IntensityAugmentationBase2D] = []
@@ -54,6 +56,6 @@ class _LogUniformScale(AffineGenerator):
 
     def forward(self, batch_shape: tuple[int, ...], same_on_batch: bool = False) -> dict[str, Tensor]:
         drawn: dict[str, Tensor] = super().forward(batch_shape, same_on_batch)
-        low, high = self.scale
+        low, high = cast(tuple[float, float], self.scale)
         drawn["scale"] = low * (high / low) ** ((drawn["scale"] - low) / (high - low))
         return drawn

@@ -64,7 +64,8 @@ def distill(
     student = _channels_last(fabric.to_device(make_student(ensemble, settings, start)))
     optimiser = make_optimiser(settings.schedule, student)
     config = student_config(settings, images, origin, empty)
-    first, history = 0, []
+    first = 0
+    history: list[dict[str, float]] = []
     if out is not None and (out / STATE_FILE).is_file():
         first, history = load_checkpoint(out, config, student, optimiser)
         log.info("the student of %s goes on at step %d", out, first)

@@ -105,7 +105,8 @@ def empty_box(taken: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice
     """
     height, width = taken.shape
     below = np.pad(taken.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))  # true pixels above and left
-    for share in np.exp(rng.uniform(*np.log(SIDES), _TRIES)):
+    low, high = np.log(SIDES)
+    for share in np.exp(rng.uniform(low, high, _TRIES)):
         h, w = max(1, round(share * height)), max(1, round(share * width))
         top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
         if below[top + h, left + w] - below[top, left + w] - below[top + h, left] + below[top, left] == 0:

@@ -95,7 +95,7 @@ def relabel(run_folder: Path, dataset_folder: Path, masks: Path, out: Path, gain
         means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
         write_text(folder / QUALITY_FILE, records_csv(rows, ["image", *names]))
         origin = {"run": sha256_file(run_folder / RUN_FILE), "masks": info.fingerprint, "gain": gain}
-        digest = hashlib.sha256(
+        fingerprint = hashlib.sha256(
             repr(
                 [origin, [sha256_file(file) for stem in stems for file in map_files(folder, kind, stem, info.classes)]]
             ).encode()
@@ -109,7 +109,7 @@ def relabel(run_folder: Path, dataset_folder: Path, masks: Path, out: Path, gain
                 "stems": stems,
                 "skipped": {},
                 "dropped": {},
-                "fingerprint": digest.hexdigest(),
+                "fingerprint": fingerprint.hexdigest(),
                 "versions": versions(),
                 "quality": means,
                 "relabelled": origin,

@@ -485,3 +485,48 @@ def test_the_fastest_that_holds_and_among_ties_the_better(others: list[Candidate
     assert name == best
     if best == "fast":
         assert "10.0 times" in reason
+
+
+def of_convolutions(count: int) -> onnx.ModelProto:
+    """A graph of bytes in, float out, with so many 1 x 1 convolutions one after the other."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["f"], ["c0"], perm=[0, 3, 1, 2]),
+        *[helper.make_node("Conv", [f"c{i}", f"w{i}"], [f"c{i + 1}"], name=f"conv{i}") for i in range(count)],
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 4, 4, 3])],
+        [helper.make_tensor_value_info(f"c{count}", TensorProto.FLOAT, ["batch", 3, 4, 4])],
+        [numpy_helper.from_array(np.full((3, 3, 1, 1), 0.1, np.float32), f"w{i}") for i in range(count)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_three_convolutions_leave_one_between_the_ends_to_quantise(tmp_path: Path) -> None:
+    model, images = tmp_path / "m.onnx", IMAGES[:2]
+    onnx.save(of_convolutions(2), model)
+    with pytest.raises(ConfigError, match="three convolutions"):
+        to_int8(model, images)
+    onnx.save(of_convolutions(3), model)
+    with pytest.raises(ConfigError, match="images to calibrate"):
+        to_int8(model, images[:0])
+    to_int8(model, images)
+    graph = onnx.load(model).graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    quantised = [node.name for node in graph.node if node.op_type == "Conv" and makers.get(node.input[1]) == "DequantizeLinear"]
+    assert quantised == ["conv1"]
+
+
+def test_the_work_of_an_ensemble_is_counted_by_hand() -> None:
+    """Against a forward pass whose convolutions are written down as they run."""
+    from gazeseg_serve.export.compare import multiply_adds
+
+    spec = InputSpec(16)
+    ensemble = Ensemble(Architecture(4, "batch", 3, 1), spec, range(2)).eval()
+    counts = multiply_adds(ensemble)
+    # The first convolution: 3 channels in, 4 out, 3 x 3, on 16 x 16 pixels. The last of each level: 8 in, 1 out, 1 x 1.
+    assert counts[0] == 3 * 4 * 9 * 256
+    assert counts[-1] == 8 * 256
+    assert len(counts) == 2 * sum(type(m).__name__ in ("Conv2d", "ConvTranspose2d") for m in ensemble.networks[0].modules())

@@ -128,6 +128,8 @@ def test_pairs_and_dead_images_of_a_sweep_by_hand() -> None:
         ([0.5, 0.7901, 0.8, 0.7901, 0.5], (0.5, 0.3)),
         ([0.5, 0.7901, 0.8, 0.6, 0.5], (0.4, 0.3)),
         ([0.5, 0.6, 0.8, 0.7901, 0.5], (0.5, 0.4)),
+        ([0.7, 0.8, 0.6, 0.5, 0.4], (0.3, 0.2)),
+        ([0.4, 0.5, 0.6, 0.8, 0.7], (0.6, 0.5)),
     ],
 )
 def test_a_plateau_is_what_lies_within_a_hundredth_of_the_best(dice: list[float], pair: tuple[float, float]) -> None:

@@ -461,3 +461,15 @@ def test_an_answer_compressed_for_one_is_the_same_for_all(folder: Path) -> None:
             assert first == await raw()
 
     asyncio.run(scenario())
+
+
+def test_a_path_that_is_no_route_is_counted_as_other(folder: Path) -> None:
+    async def scenario() -> None:
+        async with gated(folder) as (client, _, _, _):
+            await client.get("/wp-login.php")
+            text = (await client.get("/metrics")).text
+            assert metric(text, 'gazeseg_requests_total{route="other",status="404"}') == 1
+            assert metric(text, 'gazeseg_request_seconds_count{route="other"}') == 1
+            assert "wp-login" not in text
+
+    asyncio.run(scenario())

@@ -189,6 +189,8 @@ def test_a_log_line_holds_its_error() -> None:
     assert (line["message"], line["level"], line["logger"]) == ("it broke", "error", "l")
     assert "KeyError: 'which'" in line["exception"]
     assert "status" not in line
+    plain = logging.LogRecord("l", logging.INFO, "", 0, "fine", (), None)
+    assert set(json.loads(JsonFormatter().format(plain))) == {"time", "level", "logger", "message"}
 
 
 # Missing packages

@@ -61,9 +61,9 @@ _OTHER_COLOUR = ("YBR_PARTIAL_422", "YBR_PARTIAL_420", "HSV", "ARGB", "CMYK", "X
 
 def broken_errors() -> tuple[type[Exception], ...]:
     """The exceptions that mean a broken file: pydicom reads elements late, so any access may raise them."""
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
-    return (InvalidDicomError, BytesLengthException, *_BROKEN)
+    # Where the package is missing, `except broken_errors()` says so, too, and not that a module was not found.
+    errors = require("pydicom.errors", "dicom")
+    return (errors.InvalidDicomError, errors.BytesLengthException, *_BROKEN)
 
 
 def is_dicom(data: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -150,6 +151,18 @@ def test_what_a_crash_left_is_brought_back_or_removed(tmp_path: Path) -> None:
 
 
 def test_the_half_made_folder_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "out", KIND) as folder:
+        (folder / "done.json").write_text('{"schema": "test/1", "files": []}')
+        make(tmp_path / "out", "other")
+        assert folder.is_dir()
+    assert set(snapshot(tmp_path)) == {"out", "out/done.json"}
+
+
+def test_a_file_system_without_locks_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
     with staged_folder(tmp_path / "out", KIND) as folder:
         (folder / "done.json").write_text('{"schema": "test/1", "files": []}')
         make(tmp_path / "out", "other")

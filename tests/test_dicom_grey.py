@@ -17,6 +17,7 @@ from gazeseg_serve import service
 from gazeseg_serve.default_model import default_artifact
 from gazeseg_serve.errors import MalformedImage, UnsupportedImage
 from gazeseg_serve.imaging import decode_image
+from gazeseg_serve.pixels import eight_bit
 from gazeseg_serve.predictor import Predictor
 
 pydicom = pytest.importorskip("pydicom")
@@ -404,6 +405,11 @@ def test_the_same_pixels_are_the_same_in_every_format(pixels: np.ndarray, dtype:
         np.testing.assert_array_equal(found, np.rint((pixels.astype(float) - low) * 255 / (high - low)))
     else:
         np.testing.assert_array_equal(found, WIDE >> 4)
+
+
+def test_only_sixteen_unsigned_bits_can_be_a_widened_image() -> None:
+    for values in ([-257, 0, 257], [0, 65536 + 256, 2 * 65792]):  # multiples of 257, all the same
+        np.testing.assert_array_equal(eight_bit(np.array(values)), [0, 128, 255])
 
 
 @pytest.mark.parametrize("kind", ["i1", "i2", "u2", "i4", "u4"])

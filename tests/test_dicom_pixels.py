@@ -457,6 +457,19 @@ def test_rle_of_one_bit_is_refused_by_name() -> None:
         stored(image_file(pixels, allocated=1, syntax=kinds.RLE, encode=kinds.rle))
 
 
+@pytest.mark.parametrize("name", ["FloatPixelData", "DoubleFloatPixelData"])
+def test_floating_point_pixels_are_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedImage, match="floating point"):
+        read_dataset(image_file(frames(1, 8, False, 1), without=("PixelData",), **{name: bytes(16)}), DEFAULT_LIMITS)
+
+
+def test_a_file_holds_a_thousand_frames_at_most() -> None:
+    """Each goes through the network, however few pixels it has."""
+    read_dataset(image_file(np.zeros((1000, 1, 1), np.uint8)), DEFAULT_LIMITS)
+    with pytest.raises(ImageTooLarge, match="1001 frames, the limit is 1000"):
+        read_dataset(image_file(np.zeros((1001, 1, 1), np.uint8)), DEFAULT_LIMITS)
+
+
 def test_signed_colour_and_unknown_compression_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedImage, match="signed colour"):
         read_dataset(image_file(frames(1, 8, False, 3), "RGB", PixelRepresentation=1), DEFAULT_LIMITS)

@@ -26,7 +26,7 @@ from gazeseg_serve.clinical import (
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.default_model import DEFAULT_MODEL, default_artifact
 from gazeseg_serve.describe import describe_artifact, described
-from gazeseg_serve.errors import ContractError, OutsideIntendedUse
+from gazeseg_serve.errors import ConfigError, ContractError, OutsideIntendedUse
 
 POLYP = Path(__file__).parents[1] / "configs" / "clinical" / "polyp.toml"
 USE = IntendedUse("polyps", ("ES",), "colour", ("COLON", "LARGE INTESTINE"))
@@ -153,7 +153,7 @@ def test_an_artifact_is_described_anew_and_what_was_read_stays(tmp_path: Path, c
     assert made.id == artifact.id
     assert made == described(artifact, read_clinical(POLYP))
     assert {path.name: path.read_bytes() for path in (tmp_path / "plain").iterdir()} == before
-    with pytest.raises(ContractError, match="--out"):
+    with pytest.raises(ConfigError, match="is the input"):
         describe_artifact(tmp_path / "plain", read_clinical(POLYP), tmp_path / "plain")
     lines, _ = model_card(tmp_path / "made")
     assert any("Polyp of colon" in line for line in lines)

@@ -61,6 +61,10 @@ def noise() -> bytes:
     return file.getvalue()
 
 
+def radiograph() -> bytes:
+    return dicom_file(1, np.arange(15_000_000, dtype=np.uint32).astype(np.uint16).reshape(3000, 5000))
+
+
 def slices() -> bytes:
     pixels = np.zeros((512, 512), np.uint16)
     return form([("image", str(i), dicom_file(i, pixels)) for i in range(1, 65)])
@@ -74,9 +78,10 @@ ATTACKS: dict[str, Callable[[], tuple[str, bytes, str]]] = {
     "noise, json of a batch": lambda: (
         "/v1/segment/batch?output=json&threshold=0.01", form([("image", str(i), noise()) for i in range(8)]), FORM,
     ),
-    "a series of 64 slices, dicom-seg": lambda: ("/v1/segment/batch?output=dicom-seg", slices(), FORM),
+    "a series of 64 slices, dicom-seg": lambda: ("/v1/segment/batch?output=dicom-seg&force=true", slices(), FORM),
+    "bodies of 30 MiB": lambda: ("/v1/segment?output=overlay&force=true", radiograph(), "application/dicom"),
     "40,000 frames of one pixel": lambda: (
-        "/v1/segment?output=dicom-seg",
+        "/v1/segment?output=dicom-seg&force=true",
         dicom_file(1, np.zeros((1, 1), np.uint16), NumberOfFrames=40_000, PixelData=bytes(80_000)), "application/dicom",
     ),
 }  # fmt: skip

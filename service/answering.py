@@ -136,7 +136,7 @@ class Pipeline:
         """One DICOM SEG or SR of a DICOM file, or of the slices of a series."""
         started = time.perf_counter()
         arguments = {**self._arguments(host), **_purpose(host, options), "together": dataclasses.asdict(self._together)}
-        memory = sum(peek(data).memory for data in files)
+        memory, _ = await self._in_thread(lambda: sum(peek(data).memory for data in files))
         read = await self.codecs.run("prepare_series", arguments, files, memory=memory, patient=patient)
         size, frames = _size(read), read.blobs
         with self._held.take(sum(map(len, frames))):

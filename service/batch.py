@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import time
@@ -125,6 +126,7 @@ async def _series(
     for _, file in files:
         contents.append(await file.read())
         await file.close()
+        await asyncio.sleep(0)  # hundreds of files in memory would be copied in one go
     work = runtime.pipeline.series(host, contents, options)
     reply, steps = await while_wanted(runtime, request, work, runtime.settings.batch_seconds)
     return answer(request, host.artifact, reply, steps)

@@ -115,6 +115,18 @@ class CodecPool:
         self._closed = False
         atexit.register(self.close)
 
+    def start(self) -> None:
+        """Begin to make the first process, beside whatever else is loaded: what it is forked from takes seconds."""
+
+        def make() -> None:
+            process = _Process()
+            if self._closed:
+                process.end()
+            else:
+                self._idle.append(process)
+
+        self._threads.submit(make)
+
     def working(self) -> list[int]:
         """The process ids of those that work now."""
         return [process.pid for process in list(self._busy) if process.pid is not None]

@@ -68,6 +68,7 @@ class Runtime:
         cv2.setNumThreads(1)
         bound_heaps()
         self.pipeline = Pipeline(self.settings, self.telemetry, self.held)
+        self.pipeline.codecs.start()
         self._hosts = {
             name: ModelHost(name, folder, self.settings, self.telemetry, self._make_batching)
             for name, folder in folders.items()

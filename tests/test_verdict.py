@@ -12,8 +12,10 @@ import pytest
 
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.training.gaze.fixations import read_fixations, write_fixations
-from gazeseg_serve.training.gaze.scan_paths import ScanPath
+from gazeseg_serve.training.gaze.rows import Row
+from gazeseg_serve.training.gaze.scan_paths import LOST, OFF_SAMPLE, ScanPath
 from gazeseg_serve.training.gaze.simulate import write_phantoms
+from gazeseg_serve.training.gaze.track_loss import Looked, seconds, shares, track_loss
 from gazeseg_serve.training.masks.agreement import LEAST_IMAGES, LEAST_MASKS, fit_images, fit_masks, look, points_of
 from gazeseg_serve.training.masks.evidence import SAMPLE, gather, sample
 from gazeseg_serve.training.masks.make import MaskSettings, make_masks
@@ -247,3 +249,29 @@ def test_images_held_out_or_without_a_target_need_no_gaze(phantoms_40: Path, tmp
     opened = Dataset.open(data)
     found = gather(opened, read_fixations(data / "fixations.csv", opened.images), list(paths))
     assert (found.without_gaze, found.expected) == (10, 20)
+
+
+def sample_row(image: str, time: float, reason: str = "") -> Row:
+    return Row("f", 1, image, "", "", "", time, 0.5, 0.5, float("nan"), "", "", reason)
+
+
+def test_track_loss_of_samples_counts_the_empty_and_the_missing() -> None:
+    rows = [sample_row("a", 10.0 * i, LOST if i < 10 else "") for i in range(50)]
+    rows += [sample_row("a", 1000.0 + 10 * i) for i in range(50)]  # 51 samples are missing between 490 and 1000 ms
+    rows += [sample_row("b", 10.0 * i, OFF_SAMPLE) for i in range(5)]  # the eye was seen, beside the screen
+    rows += [sample_row("c", 10.0 * i + (90 if i > 2 else 0)) for i in range(6)]  # a gap no longer than a saccade
+    found: dict[str, Looked] = {}
+    track_loss(rows, False, found)
+    assert shares(found, "abc") == {"a": pytest.approx(60 / 150), "b": 0.0, "c": 0.0}
+    assert seconds(found, "ab") == {"a": pytest.approx(1.5), "b": pytest.approx(0.05)}
+
+
+def test_looks_of_two_readers_are_not_one_gap() -> None:
+    first = [sample_row("a", 10.0 * i) for i in range(20)]
+    second = [sample_row("a", 9000 + 10.0 * i) for i in range(20)]
+    for row in second:
+        row.reader = "other"
+    found: dict[str, Looked] = {}
+    track_loss(first + second, False, found)
+    assert shares(found, "a") == {"a": 0.0}
+    assert seconds(found, "a") == {"a": pytest.approx(0.4)}

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from gazeseg_serve.contract import IMAGENET_MEAN, IMAGENET_STD, Level, Run
+from gazeseg_serve.contract import IMAGENET_MEAN, IMAGENET_STD, Artifact, Level, Run
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.files import sha256_file
 from gazeseg_serve.pixels import resize_image
+from gazeseg_serve.presence import Presence
 from gazeseg_serve.training.networks.architecture import Architecture
 from gazeseg_serve.training.networks.unet import UNet
 from gazeseg_serve.training.scoring.calibration import Reliability
-from gazeseg_serve.training.scoring.evaluate import Evaluation, Score, evaluate, hd95
+from gazeseg_serve.training.scoring.evaluate import Evaluation, Score, evaluate, hd95, run_members
 
 
 def slow_hd95(a: np.ndarray, b: np.ndarray) -> float:
@@ -176,3 +177,30 @@ def test_several_classes_have_a_dice_each() -> None:
     assert evaluation.table()[0]["dice_of_wall"] == 0.8
     one = dataclasses.replace(evaluation, classes=("lesion",))
     assert not any(str(name).startswith("dice_of") for name in {**one.summary()[0], **one.table()[0]})
+
+
+def test_negatives_are_counted_where_anything_is_marked_and_not_scored(
+    lively_run: Path, lively_artifact: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    stems = Run.load(lively_run).splits["val"]
+    empty = stems[0]
+    (data / "negatives.txt").write_text(empty)
+    (data / "masks" / f"{empty}.png").unlink()  # a negative needs no mask
+    rows = {row["member"]: row for row in evaluate(lively_run, data, "val", tmp_path / "out").summary()}
+    predicted = {name: one.mask() for name, one in run_members(lively_run)(Dataset.open(data).image(empty)).items()}
+    for member, row in rows.items():
+        assert (row["images"], row["negatives"]) == (len(stems) - 1, 1)
+        assert row["false_alarms"] == float(predicted[member].any())
+    with (tmp_path / "out" / "scores.csv").open() as file:
+        assert empty not in {row["image"] for row in csv.DictReader(file)}
+    assert "false_alarms" in (tmp_path / "out" / "summary.csv").read_text()
+    assert "false_alarms" not in evaluate(lively_run, phantoms, "val").summary()[0]
+
+    # The artifact's own presence holds here, too: under it nothing is marked.
+    wary = tmp_path / "wary"
+    shutil.copytree(lively_artifact, wary)
+    rule = Presence(0.001, 1.0, -1e3, 0.5, 0.1, 0.0, 9, 9)
+    dataclasses.replace(Artifact.load(wary), presence=rule).save(wary)
+    assert evaluate(wary, data, "val").summary()[0]["false_alarms"] == 0.0

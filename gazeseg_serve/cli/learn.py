@@ -125,6 +125,11 @@ def evaluate(
         for name in row
         if name.startswith("dice_of_")
     ]
+    lines += [
+        "false alarms, {member}: {false_alarms:.1%} of {negatives} images without a target".format_map(row)
+        for row in summary
+        if "false_alarms" in row
+    ]
     finish(lines, {"split": split, "members": summary}, as_json)
 
 

@@ -40,8 +40,9 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
 
     Each image is resized to the network's size, the scores back to the mask's own size, then cut at 0.5 (METHOD:
     Zhong et al., section 3). The split is the run's own where it recorded one, so that training images stay out of
-    it. With `out`, writes the folder whole: `evaluation.json`, `scores.csv`, `summary.csv`, `worst.png`, `calibration.csv`
-    and `calibration.png`. Raises DatasetError, ContractError, ConfigError where `out` overlaps the model or the data.
+    it. Images of the split that negatives.txt lists are not scored so; counted is in how many of them anything is marked.
+    With `out`, writes the folder whole: `evaluation.json`, `scores.csv`, `summary.csv`, `worst.png`, `calibration.csv` and
+    `calibration.png`. Raises DatasetError, ContractError, ConfigError where `out` overlaps the model or the data.
     """
     if out is not None:
         refuse_overlap(out, model, data)
@@ -49,7 +50,7 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
     dataset = Dataset.open(data)
     opened = _open(model)
     spec, predict = opened.spec, opened.predict
-    stems = _stems(dataset, opened, split)
+    stems, negatives = _stems(dataset, opened, split)
     scores, masks = [], {}
     reliability: dict[str, Reliability] = {}
     classes = len(spec.classes)
@@ -61,7 +62,8 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
             scores.append(_score(stem, member, mask, truth, classes))
             table = Reliability.of(_foreground(prediction), truth > 0)
             reliability[member] = reliability[member] + table if member in reliability else table
-    evaluation = Evaluation(split, tuple(scores), reliability, spec.classes)
+    alarms = _alarms(dataset, negatives, spec, predict)
+    evaluation = Evaluation(split, tuple(scores), reliability, spec.classes, len(negatives), alarms)
     if out is not None:
         with staged_folder(out, EVALUATION_FOLDER) as folder:
             write_json(folder / RESULT_FILE, {"schema": EVALUATION_SCHEMA, "split": split, "members": evaluation.summary()})
@@ -76,6 +78,20 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
             shown = {name: rows for name, rows in tables.items() if "+" not in name}
             write_bytes(folder / "calibration.png", encode_png(reliability_plot(shown)))
     return evaluation
+
+
+def _alarms(
+    dataset: Dataset,
+    negatives: tuple[str, ...],
+    spec: InputSpec,
+    predict: Callable[[np.ndarray], dict[str, Prediction]],
+) -> dict[str, int]:
+    """By member, in how many of the negatives it marks anything."""
+    alarms: dict[str, int] = {}
+    for stem in track(negatives, "evaluating the negatives", len(negatives)):
+        for member, prediction in predict(dataset.image(stem, spec.channels, spec.dtype)).items():
+            alarms[member] = alarms.get(member, 0) + bool(prediction.mask().any())
+    return alarms
 
 
 def _made(folder: Path) -> set[str] | None:
@@ -139,7 +155,8 @@ def run_members(folder: Path, subsets: bool = False) -> Callable[[np.ndarray], d
     return predict
 
 
-def _stems(dataset: Dataset, opened: _Opened, split: str) -> tuple[str, ...]:
+def _stems(dataset: Dataset, opened: _Opened, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(scored against their masks, negatives) of the split."""
     own = dataset.splits()
     stems = opened.splits.get(split, own.get(split))
     if stems is None:
@@ -154,19 +171,20 @@ def _stems(dataset: Dataset, opened: _Opened, split: str) -> tuple[str, ...]:
         log.warning(
             "split %s of %s is not the one recorded in training: another dataset, or images were added", split, dataset.root
         )
-    usable = tuple(stem for stem in here if stem in dataset.masks)
+    negatives = tuple(stem for stem in here if stem in dataset.negatives)
+    usable = tuple(stem for stem in here if stem in dataset.masks and stem not in dataset.negatives)
     if not usable:
         raise DatasetError(f"no image of split {split} has a mask in {dataset.root / 'masks'}; there is no truth to score by")
-    if len(usable) < len(stems):
+    if len(usable) + len(negatives) < len(stems):
         log.warning(
             "%d of %d images of split %s have no image or mask here and are left out",
-            len(stems) - len(usable),
+            len(stems) - len(usable) - len(negatives),
             len(stems),
             split,
         )
     dataset.warn_of_unmatched()
-    _warn_of_training(dataset, opened, split, usable, own)
-    return usable
+    _warn_of_training(dataset, opened, split, (*usable, *negatives), own)
+    return usable, negatives
 
 
 def _warn_of_training(

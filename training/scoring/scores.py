@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,12 +32,15 @@ class Evaluation:
     """Scores of every image and member, and how well each member's probability of foreground is calibrated.
 
     Members are the levels, every other subset of them (by the mean of its logits), and the ensemble, which is last.
+    negatives: how many images without a target were looked at; alarms: by member, in how many of them it marks anything.
     """
 
     split: str
     scores: tuple[Score, ...]
     reliability: dict[str, Reliability]
     classes: tuple[str, ...]
+    negatives: int = 0
+    alarms: dict[str, int] = field(default_factory=dict)
 
     def members(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(score.member for score in self.scores))
@@ -65,6 +68,7 @@ class Evaluation:
                     "hd95_undefined": undefined,
                     "calibration_error": self.reliability[member].error(),
                     **self._named(self.values(member, "by_class").mean(axis=0)),
+                    **self._false_alarms(member),
                 }
             )
         return rows
@@ -75,6 +79,11 @@ class Evaluation:
             {name: value for name, value in vars(score).items() if name != "by_class"} | self._named(score.by_class)
             for score in self.scores
         ]
+
+    def _false_alarms(self, member: str) -> dict[str, object]:
+        if not self.negatives:
+            return {}
+        return {"negatives": self.negatives, "false_alarms": self.alarms[member] / self.negatives}
 
     def _named(self, by_class: Iterable[float]) -> dict[str, object]:
         if len(self.classes) == 1:  # it is the Dice

@@ -27,9 +27,9 @@ sys.path[:0] = [str(ROOT / "tests")]
 
 from fuzzing import mutate_image, seed_corpus  # noqa: E402
 
-from gazeseg_serve.dicom import decode_frames, read_dataset  # noqa: E402
+from gazeseg_serve.dicom import decode_frames, is_dicom, read_dataset  # noqa: E402
 from gazeseg_serve.errors import GazesegError  # noqa: E402
-from gazeseg_serve.imaging import decode_image, is_dicom  # noqa: E402
+from gazeseg_serve.imaging import decode_image  # noqa: E402
 from gazeseg_serve.pixels import Limits  # noqa: E402
 
 LARGEST = 100_000  # bytes of a file of the corpus

@@ -69,7 +69,7 @@ class Fidelity:
 def run_all(run: Callable[[np.ndarray], Outputs], images: np.ndarray, batch: int = 8) -> Outputs:
     """All of `images` `(N, H, W, C)` through `run`, in batches, as one Outputs."""
     parts = [run(images[i : i + batch]) for i in range(0, len(images), batch)]
-    spread = None if parts[0].disagreement is None else np.concatenate([p.disagreement for p in parts])  # type: ignore[misc]
+    spread = None if parts[0].disagreement is None else np.concatenate([p.disagreement for p in parts])
     return Outputs(np.concatenate([p.probability for p in parts]), spread)
 
 

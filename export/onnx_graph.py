@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -79,7 +80,7 @@ def declared(values: list[onnx.ValueInfoProto]) -> tuple[Tensor, ...]:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """The exporter prints progress and warns of its own deprecations; neither is the user's business."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level

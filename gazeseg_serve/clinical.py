@@ -113,7 +113,7 @@ def check_intended_use(use: IntendedUse | None, datasets: Sequence[Dataset], for
 
 def check_file(use: IntendedUse | None, data: bytes, force: bool = False) -> list[str]:
     """As `check_intended_use`, of a file that may be of any format: only DICOM can contradict."""
-    from .imaging import is_dicom
+    from .dicom import is_dicom
 
     if use is None or not is_dicom(data):
         return []

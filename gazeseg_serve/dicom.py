@@ -164,7 +164,7 @@ def layout_of(dataset: Dataset) -> Layout:
         big=not little,
         swapped=not little and allocated == 8 and dataset["PixelData"].VR == "OW",
     )
-    check_syntax(layout, uid.UID(syntax).name if uid.UID(syntax) in uid.UID_dictionary else "that DICOM does not know")
+    check_syntax(layout, uid.UID(syntax).name if uid.UID(syntax).name != syntax else "that DICOM does not know")
     return layout
 
 

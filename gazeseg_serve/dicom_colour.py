@@ -44,7 +44,7 @@ def colour(values: np.ndarray, photometric: str, dataset: Dataset, bits: int, si
 
 def _palette(indices: np.ndarray, dataset: Dataset, signed: bool) -> tuple[np.ndarray, int]:
     if "SegmentedRedPaletteColorLookupTableData" in dataset:
-        from pydicom.pixels import apply_color_lut
+        from pydicom.pixels.processing import apply_color_lut
 
         values = apply_color_lut(indices, dataset)
         return values, 8 * values.itemsize

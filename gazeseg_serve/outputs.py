@@ -215,5 +215,5 @@ def as_npz(prediction: Prediction, threshold: float, disagreement: bool) -> byte
     if disagreement and spread is not None:
         arrays["disagreement"] = spread
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()

@@ -16,9 +16,10 @@ import numpy as np
 
 from gazeseg_serve.clinical import IntendedUse, check_file, check_intended_use
 from gazeseg_serve.contract import Artifact, InputSpec
+from gazeseg_serve.dicom import is_dicom
 from gazeseg_serve.engines.base import Engine, Outputs
 from gazeseg_serve.errors import ImageTooLarge, UnsupportedImage
-from gazeseg_serve.imaging import decode_image, is_dicom
+from gazeseg_serve.imaging import decode_image
 from gazeseg_serve.outputs import render
 from gazeseg_serve.pixels import Limits, with_channels
 from gazeseg_serve.predictor import Predictor, finish

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gazeseg_serve.contract import Artifact, InputSpec, Level, Run, from_dict
+from gazeseg_serve.contract import Artifact, InputSpec, Level, Run
 from gazeseg_serve.errors import ContractError
 from gazeseg_serve.files import sha256, write_bytes
+from gazeseg_serve.records import from_dict
 
 
 def write_run(folder: Path) -> Run:

@@ -27,7 +27,7 @@ def load_tensorrt() -> ModuleType:
 def make_logger(trt: ModuleType) -> Any:
     """TensorRT's messages go to this project's log; `errors` keeps those that explain a failure."""
 
-    class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []

@@ -19,7 +19,7 @@ class Monitor:
         from prometheus_client import CollectorRegistry, generate_latest
 
         registry = CollectorRegistry()
-        registry.register(_Collector(spool))  # type: ignore[arg-type]
+        registry.register(_Collector(spool))
         probes = {"/livez": alive, "/readyz": ready}
 
         class Handler(BaseHTTPRequestHandler):

@@ -151,6 +151,7 @@ def read_whole(content: bytes) -> tuple[Dataset | None, str]:
     """The dataset of a file, or None and a word for what is wrong. Pixels that end early are seen without decoding them."""
     from pydicom.uid import UID
 
+    broken: tuple[type[Exception], ...] = (*broken_errors(), ImageError)
     try:
         dataset = parse_dicom(content)
         if "Rows" not in dataset:
@@ -172,7 +173,7 @@ def read_whole(content: bytes) -> tuple[Dataset | None, str]:
         if str(dataset.get("PhotometricInterpretation")) == "YBR_FULL_422":
             bits = bits * 2 // 3
         return (dataset, "") if len(pixels) >= (bits + 7) // 8 else (None, "truncated")
-    except (*broken_errors(), ImageError):
+    except broken:
         return None, "unreadable"
 
 

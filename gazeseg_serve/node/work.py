@@ -232,7 +232,7 @@ def decode_header(content: bytes) -> Dataset:
 
 def encode_labels(labels: np.ndarray) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, labels=labels)  # type: ignore[arg-type]
+    np.savez_compressed(file, allow_pickle=False, labels=labels)
     return file.getvalue()
 
 

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gazeseg_serve.contract import from_dict
 from gazeseg_serve.errors import ConfigError, ContractError, DatasetError
+from gazeseg_serve.records import from_dict
 
 from .detection import Detection, Monitor
 from .file_text import decode

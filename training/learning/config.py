@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gazeseg_serve.contract import InputSpec, from_dict
+from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.errors import ConfigError, ContractError
-from gazeseg_serve.records import key
+from gazeseg_serve.records import from_dict, key
 from gazeseg_serve.toml_file import read_toml
 
 from ..networks.architecture import SIMILARITIES, Architecture

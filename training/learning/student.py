@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gazeseg_serve.contract import from_dict
 from gazeseg_serve.errors import ConfigError, ContractError
-from gazeseg_serve.records import key
+from gazeseg_serve.records import from_dict, key
 from gazeseg_serve.toml_file import read_toml
 
 from ..networks.architecture import Architecture

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from gazeseg_serve.contract import from_dict
 from gazeseg_serve.errors import ContractError, DatasetError
 from gazeseg_serve.files import read_json, sha256_file
 from gazeseg_serve.folders import Kind, claim_folder, json_of
 from gazeseg_serve.png import read_map
+from gazeseg_serve.records import from_dict
 
 from .settings import MaskSettings
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gazeseg_serve.contract import IMAGENET_MEAN, IMAGENET_STD, InputSpec, Run, from_dict
+from gazeseg_serve.contract import IMAGENET_MEAN, IMAGENET_STD, InputSpec, Run
 from gazeseg_serve.errors import ContractError
+from gazeseg_serve.records import from_dict
 
 from .architecture import Architecture
 from .unet import UNet, seeded_unet

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import BasicUNet
+from monai.networks.nets.basic_unet import BasicUNet
 from torch import Tensor, nn
 
 from .architecture import Architecture

@@ -7,7 +7,7 @@ import warnings
 import cv2
 import numpy as np
 import torch
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 
 _HD_SIDE = 256  # HD95 is taken on masks whose longer side is this, and given in the image's own pixels
 

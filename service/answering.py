@@ -87,7 +87,7 @@ class Pipeline:
 
     async def _segment(self, host: ModelHost, data: bytes, options: OutputOptions, patient: bool) -> tuple[Reply, Steps]:
         started = time.perf_counter()
-        about = peek(data)
+        about = peek(data, self._limits.max_pixels)
         prepared, size, decoding = await self._prepare(host, data, about, patient, options)
         answer = await host.infer(prepared)
         reply, encoding = await self._encode(host, answer, size, options, data, about)
@@ -136,7 +136,7 @@ class Pipeline:
         """One DICOM SEG or SR of a DICOM file, or of the slices of a series."""
         started = time.perf_counter()
         arguments = {**self._arguments(host), **_purpose(host, options), "together": dataclasses.asdict(self._together)}
-        memory, _ = await self._in_thread(lambda: sum(peek(data).memory for data in files))
+        memory, _ = await self._in_thread(lambda: sum(peek(data, self._limits.max_pixels).memory for data in files))
         read = await self.codecs.run("prepare_series", arguments, files, memory=memory, patient=patient)
         size, frames = _size(read), read.blobs
         with self._held.take(sum(map(len, frames))):

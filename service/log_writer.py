@@ -10,7 +10,7 @@ from collections import deque
 from typing import TextIO
 
 _LINES = 10_000  # that wait; over it the newest are dropped and counted
-_GATHER_SECONDS = 0.01  # lines are written together: to wake a thread for each costs the service more than the line
+_GATHER_SECONDS = 0.05  # lines are written together: to wake a thread for each costs the service more than the line
 _LAST_SECONDS = 1.0  # for the lines that wait when the process ends
 
 

@@ -33,8 +33,16 @@ class Peek:
     memory: int
 
 
-def peek(data: bytes) -> Peek:
-    """Look at the beginning of an image file; raises nothing, whatever the bytes are."""
+def peek(data: bytes, max_pixels: int) -> Peek:
+    """Look at the beginning of an image file; raises nothing, whatever the bytes are.
+
+    A header that announces more than `max_pixels` gets no memory: the decoder will refuse it, and must not keep others out.
+    """
+    found = _peek(data)
+    return found if found.pixels <= max_pixels else Peek(found.pixels, found.plain, 0)
+
+
+def _peek(data: bytes) -> Peek:
     if is_dicom(data):
         pixels = _dicom_pixels(data)
         return Peek(pixels, False, pixels * _DICOM_BYTES)

@@ -16,11 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 pytest.importorskip("pydantic_settings")
-from gazeseg_serve.service.peek import peek
+from gazeseg_serve.service.peek import Peek
+from gazeseg_serve.service.peek import peek as look
 
 STARTS = st.sampled_from(
     [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", bytes(128) + b"DICM"]
 )
+
+
+def peek(data: bytes) -> Peek:
+    return look(data, 40_000_000)
 
 
 def saved(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -70,6 +75,14 @@ def test_dicom_counts_its_frames(implicit: bool) -> None:
 ])  # fmt: skip
 def test_what_takes_long_is_not_plain(data: bytes) -> None:
     assert not peek(data).plain
+
+
+def test_a_header_that_announces_too_much_gets_no_memory() -> None:
+    """Or a few lies would keep everybody else out."""
+    data = saved(Image.new("RGB", (70, 31)), "TIFF")
+    assert look(data, 70 * 31).memory > 0
+    assert look(data, 70 * 31 - 1).memory == 0
+    assert look(data, 70 * 31 - 1).pixels == 70 * 31
 
 
 def test_a_photograph_is_plain() -> None:

@@ -108,6 +108,15 @@ def test_a_caller_moves_the_presence_or_switches_it_off(tmp_path: Path, presence
     assert Predictor.open(tmp_path, device="cpu").predict(DIM, presence).mask().any() == marked
 
 
+def test_what_reaches_the_presence_threshold_is_marked() -> None:
+    probability = np.full((1, 4, 4), 0.9, np.float32)
+    for threshold, marked in ((0.5, True), (0.5000001, False), (0.0, True)):
+        prediction = Prediction(probability, None, (6, 5), presence=0.5, presence_threshold=threshold)
+        assert prediction.shows_nothing != marked
+        assert prediction.mask().any() == marked
+    assert Prediction(probability, None, (6, 5)).mask().all()
+
+
 def test_an_artifact_that_does_not_say_marks_whatever_the_pixels_say(tmp_path: Path) -> None:
     write_artifact(tmp_path)
     predictor = Predictor.open(tmp_path, device="cpu")

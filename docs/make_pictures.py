@@ -1,4 +1,4 @@
-"""Make docs/pictures/ from the program itself: the strip of a demo, and the page in Chromium, still and moving.
+"""Make docs/pictures/ from the program itself: the strip of a demo, and the page in Chromium, moving.
 
 gazeseg-serve demo --out build/demo && python docs/make_pictures.py build/demo
 """
@@ -69,7 +69,6 @@ def main(demo: Path) -> None:
     finally:
         service.terminate()
         service.wait(60)
-    frames[0].save(PICTURES / "page.png", optimize=True)
     small = [frame.resize((SIZE[0] * 2 // 3, SIZE[1] * 2 // 3)).quantize(96) for frame in frames]
     small[0].save(PICTURES / "page.gif", save_all=True, append_images=small[1:], duration=600, loop=0, optimize=True)
 

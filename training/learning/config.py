@@ -251,6 +251,7 @@ class TrainConfig:
         return Architecture(n.width, n.norm, self.data.channels, self.input_spec.outputs, n.stride, encoder=n.encoder)
 
     def as_dict(self) -> dict[str, Any]:
+        """The sections and keys as plain values, as run.json keeps them."""
         return dataclasses.asdict(self)
 
 

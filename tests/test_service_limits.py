@@ -13,37 +13,16 @@ import httpx
 import pytest
 
 pytest.importorskip("bentoml")
+from gated_service import Gate
 from serving import encoded, problem, serve, wait_until_ready
 
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.service.app import SWAGGER_UI
 from gazeseg_serve.service.edge import Edge
 from gazeseg_serve.service.keys import Keys
-from gazeseg_serve.service.model_host import Answer, Job, RunBatch
 from gazeseg_serve.service.routes import create_api
 from gazeseg_serve.service.runtime import Runtime
 from gazeseg_serve.service.settings import Settings
-
-
-class Gate:
-    """Batches of one that start when `open` is set; takes the place of the adaptive batching."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.open.set()
-        self.jobs: list[Job] = []
-
-    def __call__(self, run: RunBatch, max_batch: int, max_wait: float, at_once: int) -> Gate:
-        self._run = run
-        return self
-
-    async def submit(self, job: Job) -> Answer | None:
-        self.jobs.append(job)
-        await self.open.wait()
-        return (await self._run([job]))[0]
-
-    def close(self) -> None:
-        self.open.set()
 
 
 @asynccontextmanager

@@ -80,8 +80,9 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
         raise MalformedImage("the image cannot be decoded; it is truncated or corrupt") from error
 
 
-def read_image(path: Path, channels: int = 3, limits: Limits = DEFAULT_LIMITS, dtype: str = "uint8") -> np.ndarray:
+def read_image(path: Path | str, channels: int = 3, limits: Limits = DEFAULT_LIMITS, dtype: str = "uint8") -> np.ndarray:
     """Read the image file at `path`; as `decode_image`, with the path in the error."""
+    path = Path(path)
     try:
         if path.stat().st_size > limits.max_bytes:
             raise ImageTooLarge(f"{path.stat().st_size} bytes, the limit is {limits.max_bytes}")

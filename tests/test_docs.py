@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,12 @@ def test_every_key_of_a_configuration_is_explained(settings: type) -> None:
         nested = dataclasses.is_dataclass(field.default_factory) and field.default_factory is not dataclasses.MISSING
         for leaf in dataclasses.fields(field.default_factory) if nested else (field,):  # type: ignore[arg-type]
             assert leaf.metadata.get("explanation"), f"{settings.__name__}.{field.name}: {leaf.name}"
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    shutil.copy(ROOT / "service" / "page" / "sample2.jpg", tmp_path / "photo.jpg")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert 0 < float(done.stdout) < 1, "the sample holds a made-up lesion"

@@ -116,11 +116,6 @@ def _recognised(files: list[Path], mapping: GazeMapping, images: ImageNames) -> 
     return found, aside
 
 
-def _none(path: Path, count: int, aside: dict[Path, str]) -> str:
-    why = f": {next(iter(aside.values()))}" if aside else ""
-    return f"{path}: none of its {count} file(s) is a tracker's gaze that is known{why}; a gaze.toml can name its columns"
-
-
 def _aside(aside: dict[Path, str]) -> list[str]:
     """What to say of files that hold no gaze."""
     notes = [f"{file.name} is left aside: {why}" for file, why in list(aside.items())[:_NAMED]]

@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= gazeseg-demo
 
-.PHONY: setup demo demo-quick test test-slow test-orthanc fuzz soak lint types docs wheel oldest lock audit container capacity clean
+.PHONY: setup demo demo-quick test test-alone test-slow test-orthanc fuzz soak lint types docs wheel oldest lock audit container capacity clean
 
 setup: $(READY)
 
@@ -26,9 +26,14 @@ demo: $(READY)
 demo-quick: $(READY)
 	$(BIN)/gazeseg-serve demo --quick --out $(DEMO_OUT)
 
-# One thread a worker: two workers that each spread over all cores wait for one another.
+# One thread a worker: two workers that each spread over all cores wait for one another. A worker that was killed ends the
+# run: pytest-xdist would start another, and has been seen to wait for it for good.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0
+
+# The same in this process alone: where two at once are too much, or one was killed.
+test-alone: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:xdist
 
 # The DICOM node with Debian's Orthanc.
 test-orthanc: $(READY)

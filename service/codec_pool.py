@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.reduction import recv_handle
 from typing import IO, Any
 
@@ -84,10 +85,12 @@ class _Process:
         return Done(header, [self._pipe.recv_bytes() for _ in range(header["blobs"])])
 
     def kill(self) -> None:
-        self._process.kill()
+        """Only while it lives: the number of one that has ended, whom another process waited for, may be a stranger's."""
+        if not wait([self._process.sentinel], timeout=0):
+            self._process.kill()
 
     def end(self) -> None:
-        self._process.kill()
+        self.kill()
         with self._register:
             self._process.join()
             self._process.close()
@@ -198,7 +201,7 @@ class CodecPool:
     def _after(self, working: asyncio.Future[Done], piece: _Piece) -> None:
         """On the event loop, when the process has answered or ended: only now is its memory free for others."""
         done = None if working.exception() else working.result()
-        process = piece.process
+        process, piece.process = piece.process, None  # who gives up from now on has nothing to kill
         if process is not None:
             self._busy.discard(process)
             if done is None or piece.gone or self._closed or done.header.get("worn"):

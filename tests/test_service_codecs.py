@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import signal
 import struct
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from serving import encoded, images
 from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.errors import ImageTooLarge, MalformedImage
 from gazeseg_serve.pixels import Limits
-from gazeseg_serve.service.codec_pool import CodecPool, Done
+from gazeseg_serve.service.codec_pool import CodecPool, Done, _Process
 from gazeseg_serve.service.codec_tasks import Purpose, prepare
 from gazeseg_serve.service.problems import Problem
 
@@ -186,6 +188,16 @@ def test_a_bug_is_told_by_its_place_and_without_words_of_the_file() -> None:
         assert "Jane" not in str(told.value)
 
     with_pool(scenario)
+
+
+def test_the_number_of_a_process_that_has_ended_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = _Process()
+    psutil.Process(process.pid).kill()
+    assert wait([process._process.sentinel], 60)
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda *signal: sent.append(signal))
+    process.end()
+    assert sent == [], "the number may be another's by now"
 
 
 def test_closing_kills_what_runs() -> None:

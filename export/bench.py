@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
+from gazeseg_serve import cpus
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.engines.open import open_engine
 from gazeseg_serve.errors import ConfigError, EngineError, require
@@ -93,13 +93,12 @@ class Bench:
 def bench(
     folder: Path, device: str = "auto", batches: Sequence[int] = (1, 8), threads: Sequence[int] = (), seconds: float = 2.0
 ) -> Bench:
-    """Time the artifact at every batch size and number of threads (default: one, and all cores), `seconds` each.
+    """Time the artifact at every batch size and number of threads (default: one, and all that may be used), `seconds` each.
 
     The engine alone is timed, from pixels to probabilities. Raises ContractError, EngineError, ConfigError.
     """
     artifact = Artifact.load(folder)
-    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else len(os.sched_getaffinity(0))
-    counts = tuple(threads) or tuple(dict.fromkeys((1, cores)))
+    counts = tuple(threads) or tuple(dict.fromkeys((1, cpus.available())))
     if min((*counts, *batches)) < 1 or not seconds > 0:
         raise ConfigError("batches and threads are whole numbers from 1 up, seconds are above 0")
     spec = artifact.input

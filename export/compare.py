@@ -55,7 +55,7 @@ def compare(
 ) -> Comparison:
     """Build every strategy once, bring it to every precision, measure all of it and write the page `out`/compare.html.
 
-    A strategy that this run cannot have is left out, and said. threads: of each engine, 0 = all cores. Raises what
+    A strategy that this run cannot have is left out, and said. threads: of each engine, 0 = all there are. Raises what
     `export_run` raises, except that a lossy gate which does not hold becomes a row of the page.
     """
     unknown = [name for name in strategies if name not in STRATEGIES]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import IO, TypeVar
 import cv2
 import numpy as np
 
+from gazeseg_serve import cpus
 from gazeseg_serve.outputs import OF_DICOM
 from gazeseg_serve.png import encode_png
 
@@ -67,10 +67,10 @@ class Pipeline:
     def __init__(self, settings: Settings, telemetry: Telemetry, held: Held) -> None:
         self._limits, self._telemetry, self._held = settings.limits, telemetry, held
         self._together = SeriesLimits(settings.max_images, settings.max_batch_pixels)
-        cores = os.cpu_count() or 1
-        self._threads = ThreadPoolExecutor(cores, thread_name_prefix="codec")
+        self.places = cpus.available()
+        self._threads = ThreadPoolExecutor(self.places, thread_name_prefix="codec")
         self._begun: dict[int, float] = {}
-        self.codecs = CodecPool(max(2, cores), settings.codec_bytes)
+        self.codecs = CodecPool(max(2, self.places), settings.codec_bytes)
 
     def oldest(self) -> float:
         """Seconds that the longest work now done in a thread has taken so far; processes are killed in time."""

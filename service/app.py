@@ -17,6 +17,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Five spans a request that nobody collects cost a third of the HTTP layer's time; who wants traces sets it to false.
 os.environ.setdefault("OTEL_SDK_DISABLED", "true")
 
+# numpy's linear algebra, which nothing here calls, would start a thread for each of the machine's CPUs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import bentoml
 from _bentoml_impl.server import serve_http
 from bentoml._internal import server as bentoml_server

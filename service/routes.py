@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from .. import __version__
+from .. import __version__, cpus
 from . import problems
 from .batch import add_batch
 from .problems import REFUSALS
@@ -68,6 +68,11 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "engine": host.predictor.engine.name,
+        "cpus": {
+            "available": cpus.available(),
+            "engine_threads": host.predictor.engine.threads,
+            "codec_threads": runtime.pipeline.places,
+        },
         **{
             key: card[key]
             for key in (

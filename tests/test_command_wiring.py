@@ -201,7 +201,12 @@ def arguments(argv: list[str], module: str, name: str, monkeypatch: pytest.Monke
                 ),
             },
         ),
-        (["triton", "a", "--out", "o"], "export.triton", "write_triton", {"artifact_folder": Path("a"), "out": Path("o")}),
+        (
+            ["triton", "a", "--out", "o", "--cpus", "3"],
+            "export.triton",
+            "write_triton",
+            {"artifact_folder": Path("a"), "out": Path("o"), "cpus": 3},
+        ),
         (
             ["bench", "a", "--device", "cpu", "--batches", "1,4", "--threads", "2", "--seconds", "0.5"],
             "export.bench",

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "export": {"core", "engines", "export", "training"} | {f"training.{room}" for room in ROOMS_OF_TRAINING},
     "service": {"core", "engines", "service"},
 }  # fmt: skip
-CORE_USED_BY_ENGINES = {"contract", "errors", "files", "progress"}
+CORE_USED_BY_ENGINES = {"contract", "cpus", "errors", "files", "progress"}
 SETTINGS = (  # what the command line takes its defaults from, and so may import at the top
     "export/settings.py",
     "training/learning/config.py",

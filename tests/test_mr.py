@@ -214,7 +214,7 @@ def test_the_manifest_and_triton_name_the_dtype(tmp_path: Path) -> None:
     artifact = dataclasses.replace(write_artifact(tmp_path), input=spec, inputs=graph_inputs(spec))
     artifact.save(tmp_path)
     assert Artifact.load(tmp_path).inputs[0].dtype == "float32"
-    assert 'input { name: "image" data_type: TYPE_FP32 dims: [ 32, 32, 1 ] }' in triton_config(artifact, "mr", 8, gpu=True)
+    assert 'input { name: "image" data_type: TYPE_FP32 dims: [ 32, 32, 1 ] }' in triton_config(artifact, "mr", 8, 0)
     dataclasses.replace(artifact, inputs=graph_inputs(InputSpec(32))).save(tmp_path)
     with pytest.raises(ContractError, match=r"uint8.*float32"):
         Artifact.load(tmp_path)

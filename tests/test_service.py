@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import time
 import zlib
@@ -20,6 +21,7 @@ from serving import PIXELS, encoded, problem, serve, wait_until_ready
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from gazeseg_serve import cpus
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.presence import Presence
 from gazeseg_serve.service.app import build
@@ -224,6 +226,18 @@ def test_the_model_card_names_what_is_served(client: TestClient, folder: Path) -
     assert card["engine"] == "onnxruntime-cpu"
     for name in ("id", "strategy", "precision", "threshold", "input"):
         assert card[name] == manifest[name]
+
+
+def test_the_model_card_says_how_many_cpus_there_are_and_what_has_how_many_threads(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(cpus, "available", lambda: 3)
+    for settings, engine in (Settings(artifact=folder), 3), (Settings(artifact=folder, threads=1), 1):
+        with serve(settings) as client:
+            wait_until_ready(client)
+            found = client.get("/v1/model").json()["cpus"]
+            assert found == {"available": 3, "engine_threads": engine, "codec_threads": 3}
 
 
 def test_the_probes_answer(client: TestClient) -> None:

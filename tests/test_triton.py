@@ -18,7 +18,7 @@ from gazeseg_serve.export.triton import triton_config, write_triton
 
 def test_the_repository_holds_the_graph_and_its_declaration(tmp_path: Path) -> None:
     artifact = write_artifact(tmp_path / "artifact", classes=("a", "b"))
-    model = write_triton(tmp_path / "artifact", tmp_path / "models", "polyps", max_batch=4, gpu=False)
+    model = write_triton(tmp_path / "artifact", tmp_path / "models", "polyps", max_batch=4, cpus=2)
     assert model == tmp_path / "models" / "polyps"
     assert (model / "1" / "model.onnx").read_bytes() == (tmp_path / "artifact" / "model.onnx").read_bytes()
     text = (model / "config.pbtxt").read_text()
@@ -46,7 +46,7 @@ def triton_schema() -> tuple[type, Any]:
 
 def test_the_configuration_parses_by_triton_s_own_schema(tmp_path: Path) -> None:
     model_config, kinds = triton_schema()
-    text = triton_config(write_artifact(tmp_path), "polyps", 8, True)
+    text = triton_config(write_artifact(tmp_path), "polyps", 8, 0)
     config = text_format.Parse(text, model_config())
     assert config.max_batch_size == 8
     assert [list(tensor.dims) for tensor in config.output] == [[1, 32, 32], [32, 32]]
@@ -59,18 +59,30 @@ def test_the_configuration_parses_by_triton_s_own_schema(tmp_path: Path) -> None
             text_format.Parse(wrong, model_config())
 
 
+@pytest.mark.parametrize(("cpus", "instances", "threads"), [(1, 1, "1"), (2, 2, "1"), (3, 2, "1"), (8, 2, "4")])
+def test_on_a_cpu_the_threads_are_told(tmp_path: Path, cpus: int, instances: int, threads: str) -> None:
+    model_config, kinds = triton_schema()
+    config = text_format.Parse(triton_config(write_artifact(tmp_path), "polyps", 8, cpus), model_config())
+    assert [(group.count, group.kind) for group in config.instance_group] == [(instances, kinds["KIND_CPU"].number)]
+    assert config.parameters["intra_op_thread_count"].string_value == threads
+    assert config.parameters["inter_op_thread_count"].string_value == "1"
+    on_gpu = text_format.Parse(triton_config(write_artifact(tmp_path), "polyps", 8, 0), model_config())
+    assert "intra_op_thread_count" not in on_gpu.parameters
+
+
 def test_from_the_command_line(tmp_path: Path) -> None:
     write_artifact(tmp_path / "artifact")
-    shown = CliRunner().invoke(app, ["triton", str(tmp_path / "artifact"), "--out", str(tmp_path / "m")])
-    assert shown.exit_code == 0, shown.output
-    assert (tmp_path / "m" / "gazeseg" / "config.pbtxt").is_file()
+    for more, kind in ([], "KIND_GPU"), (["--cpus", "4"], "KIND_CPU"):
+        shown = CliRunner().invoke(app, ["triton", str(tmp_path / "artifact"), "--out", str(tmp_path / kind), *more])
+        assert shown.exit_code == 0, shown.output
+        assert kind in (tmp_path / kind / "gazeseg" / "config.pbtxt").read_text()
 
 
 def test_what_triton_would_refuse_is_refused_here(tmp_path: Path) -> None:
     write_artifact(tmp_path / "artifact")
-    for name, batch in (("a/b", 8), ("", 8), ("ok", 0)):
+    for name, batch, cpus in (("a/b", 8, 0), ("", 8, 0), ("ok", 0, 0), ("ok", 8, -1)):
         with pytest.raises(ConfigError, match="Triton model needs"):
-            write_triton(tmp_path / "artifact", tmp_path / "m", name, batch)
+            write_triton(tmp_path / "artifact", tmp_path / "m", name, batch, cpus)
     (tmp_path / "artifact" / "model.onnx").write_bytes(b"changed")
     with pytest.raises(ContractError):
         write_triton(tmp_path / "artifact", tmp_path / "m")

@@ -126,6 +126,7 @@ def export(
 def triton(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
     out: Annotated[Path, typer.Option(help="Model repository folder to write.")],
+    cpus: Annotated[int, typer.Option(help="CPUs that Triton may compute on; 0: it has a GPU.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a Triton model repository of an artifact: its graph and config.pbtxt.
@@ -134,7 +135,7 @@ def triton(
     """
     from ..export.triton import write_triton
 
-    folder = write_triton(artifact, out)
+    folder = write_triton(artifact, out, cpus=cpus)
     finish([f"wrote {folder}", f"next: tritonserver --model-repository {out}"], {"model": str(folder)}, as_json)
 
 
@@ -148,7 +149,7 @@ def compare(
     settings: StudentSet = None,
     student_run: StudentRun = None,
     unlabelled: Unlabelled = None,
-    threads: Annotated[int, typer.Option(help="CPU threads of each engine; 0: all cores.")] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads of each engine; 0: all that may be used.")] = 0,
     seconds: Annotated[float, typer.Option(help="How long each is timed.")] = 2.0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -176,7 +177,7 @@ def bench(
     artifact: Annotated[Path | None, typer.Argument(help="Artifact folder; default: the model of the package.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, tensorrt or openvino.")] = "auto",
     batches: Annotated[str, typer.Option(help="Batch sizes, by commas.")] = "1,8",
-    threads: Annotated[str, typer.Option(help="CPU threads, by commas; default: one, and all cores.")] = "",
+    threads: Annotated[str, typer.Option(help="CPU threads, by commas; default: one, and all that may be used.")] = "",
     seconds: Annotated[float, typer.Option(help="How long each setting is timed.")] = 2.0,
     as_json: JsonFlag = False,
 ) -> None:

@@ -17,9 +17,13 @@ class Outputs:
 
 
 class Engine(Protocol):
-    """`run` takes `(B, H, W, C)` of the InputSpec's size and dtype, any B >= 1. Not to be called by two threads."""
+    """`run` takes `(B, H, W, C)` of the InputSpec's size and dtype, any B >= 1. Not to be called by two threads.
+
+    threads: of the CPU, in one call.
+    """
 
     name: str
+    threads: int
 
     def run(self, batch: np.ndarray) -> Outputs: ...
 
@@ -28,6 +32,7 @@ class FakeEngine:
     """For tests: the probability of a pixel is its mean value over 255, the disagreement zero. Keeps batch sizes."""
 
     name = "fake"
+    threads = 1
 
     def __init__(self) -> None:
         self.batch_sizes: list[int] = []

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import cpus
 from ..errors import EngineError, require
+from ..progress import log
 from .base import Outputs
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -24,38 +26,52 @@ class OnnxRuntimeEngine:
     lanes: on a CPU, one image is computed by all threads together, but several go to one thread each: threads that need
     not wait for one another after every layer do more. Both ways give the same bits. The gate of an export, which
     asks what the graph makes of a batch, leaves it off.
+    threads: CPU threads in one call, 0: as many as CPUs may be used here; `auto` goes on with the CPU, and says so in the
+    log, where a GPU is offered and cannot be had.
     """
 
     def __init__(self, model: Path, device: str = "auto", threads: int = 0, lanes: bool = False) -> None:
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it contacts its maker otherwise; read at import
         ort = require("onnxruntime", "gpu" if device in ("cuda", "tensorrt") else "cpu")
-        available = ort.get_available_providers()
-        if device == "auto":
-            device = "cuda" if _PROVIDERS["cuda"] in available else "cpu"
-        wanted = _PROVIDERS[device]
+        self._errors = _errors(ort)
+        self.threads = threads or cpus.available()
+        found = "cuda" if device == "auto" and _PROVIDERS["cuda"] in ort.get_available_providers() else device
+        found = "cpu" if found == "auto" else found
+        try:
+            self._session = self._start(ort, model, found)
+        except EngineError as error:
+            if device != "auto" or found == "cpu":
+                raise
+            # onnxruntime-gpu offers CUDA wherever it is installed, GPU or not.
+            log.warning("%s; running on the CPU", error)
+            found = "cpu"
+            self._session = self._start(ort, model, found)
+        self._names = [output.name for output in self._session.get_outputs()]
+        self.name = f"onnxruntime-{found}"
+        count = self.threads if lanes and found == "cpu" else 1
+        self._lanes = ThreadPoolExecutor(count, thread_name_prefix="engine-lane") if count > 1 else None
+        self._lane_session = _session(ort, model, [_PROVIDERS["cpu"]], 1) if count > 1 else self._session
+
+    def _start(self, ort: Any, model: Path, device: str) -> Any:
+        """A session that runs on `device`. Raises EngineError where it does not."""
+        wanted, available = _PROVIDERS[device], ort.get_available_providers()
         if wanted not in available:
             raise EngineError(
                 f"device {device} needs {wanted}, but onnxruntime here has {', '.join(available)}; "
                 "install onnxruntime-gpu in place of onnxruntime: pip uninstall onnxruntime; "
                 "pip install 'gazeseg-serve[gpu]'"
             )
-        providers = [wanted] if device == "cpu" else [wanted, _PROVIDERS["cpu"]]
-        self._errors = _errors(ort)
         try:
-            self._session = _session(ort, model, providers, threads)
+            session = _session(ort, model, list(dict.fromkeys((wanted, _PROVIDERS["cpu"]))), self.threads)
         except self._errors as error:
-            raise EngineError(f"onnxruntime cannot run {model}: {_line(error)}") from error
-        running = self._session.get_providers()
+            raise EngineError(f"onnxruntime cannot run {model} on {device}: {_line(error)}") from error
+        running = session.get_providers()
         if running[0] != wanted:
             raise EngineError(
-                f"device {device}: onnxruntime fell back to {running[0]}; the driver or CUDA libraries "
+                f"device {device}: onnxruntime fell back to {running[0]}; there is no GPU, or the driver or CUDA libraries "
                 "do not match onnxruntime-gpu"
             )
-        self._names = [output.name for output in self._session.get_outputs()]
-        self.name = f"onnxruntime-{device}"
-        count = (threads or os.cpu_count() or 1) if lanes and device == "cpu" else 1
-        self._lanes = ThreadPoolExecutor(count, thread_name_prefix="engine-lane") if count > 1 else None
-        self._lane_session = _session(ort, model, providers, 1) if count > 1 else self._session
+        return session
 
     def run(self, batch: np.ndarray) -> Outputs:
         try:

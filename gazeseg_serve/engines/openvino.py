@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import cpus
 from ..errors import EngineError, require
 from .base import Outputs
 
@@ -16,7 +17,7 @@ _HINTS = {"f32": "f32", "bf16": "bf16"}
 class OpenVinoEngine:
     """Runs the model file at `model`. precision: "f32", or "bf16" (EngineError where the CPU has none).
 
-    threads: CPU threads inside one call, 0 = all cores. Raises EngineError or MissingExtraError.
+    threads: CPU threads inside one call, 0 = as many as CPUs may be used here. Raises EngineError or MissingExtraError.
     """
 
     def __init__(self, model: Path, precision: str = "f32", threads: int = 0) -> None:
@@ -27,9 +28,9 @@ class OpenVinoEngine:
         core = ov.Core()
         if precision == "bf16" and not has_bf16():
             raise EngineError("this CPU has no bf16 arithmetic; use an artifact of another precision, or --device cpu")
+        self.threads = threads or cpus.available()
         settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        settings["INFERENCE_NUM_THREADS"] = str(self.threads)
         try:
             compiled = core.compile_model(core.read_model(model), "CPU", settings)
         except RuntimeError as error:

@@ -93,6 +93,7 @@ class TensorRtEngine:
     """
 
     name = "tensorrt"
+    threads = 1  # it computes on the GPU
 
     def __init__(self, plan: bytes, dtype: str) -> None:
         self._dtype = np.dtype(dtype)

@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from gazeseg_serve import cpus
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.progress import log
 
@@ -37,6 +38,7 @@ def open_fabric(config: TrainConfig, device: str) -> Fabric:
     Raises ConfigError where the batch cannot be shared out evenly.
     """
     check_device(device)
+    torch.set_num_threads(min(torch.get_num_threads(), cpus.available()))  # torch counts the machine's, whatever a quota says
     world, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if config.optimiser.batch % world:
         raise ConfigError(

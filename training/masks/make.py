@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from gazeseg_serve import cpus
 from gazeseg_serve.csv_text import rows_csv
 from gazeseg_serve.dataset import Dataset
 from gazeseg_serve.errors import ConfigError, DatasetError, GazesegError, require
@@ -118,7 +119,7 @@ def _make(
     reader: str | None,
     pool: str,
 ) -> MasksSummary:
-    jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
+    jobs = cpus.available() if jobs is None else jobs
     if not 1 <= jobs <= 256:
         raise ConfigError(f"{jobs} jobs; give a number from 1 to 256")
     if settings.crf is not None:

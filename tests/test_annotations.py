@@ -139,7 +139,7 @@ def test_unlabelled_pixels_have_no_gradient() -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("data.supervision=guess",), "gaze, full, box, point, scribble"),
+        (("data.supervision=guess",), "gaze, full, box, box_points, extreme, point, scribble"),
         (("data.supervision=full", "data.sharpen=0.3", "optimiser.average=0.9"), "of gaze maps"),
         (("data.supervision=full", "levels.shared_start=true"), "shared_start = false"),
     ],
@@ -147,3 +147,43 @@ def test_unlabelled_pixels_have_no_gradient() -> None:
 def test_a_supervision_that_makes_no_sense_is_named(overrides: tuple[str, ...], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         tiny_config(*overrides)
+
+
+@given(st.integers(0, 10_000))
+def test_points_in_boxes_tell_the_mask_s_own_label_and_the_box(seed: int) -> None:
+    mask = ellipses(seed, classes=1)
+    if not mask.any():
+        return
+    box, labels = annotate(mask, "box"), annotate(mask, "box_points")
+    np.testing.assert_array_equal(labels == IGNORE, (box > 0) & (labels == IGNORE))
+    assert (labels[box == 0] == 0).all()
+    known = (box > 0) & (labels != IGNORE)
+    np.testing.assert_array_equal(labels[known], mask[known])
+    assert 1 <= known.sum() <= 10 * connected(mask, np.ones((3, 3)))[1]
+    np.testing.assert_array_equal(labels, annotate(mask.copy(), "box_points"))
+
+
+def test_ten_points_are_spread_over_the_box() -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[4:60, 4:32] = 1
+    mask[4, 4:60] = 1  # so that half the box is background
+    labels = annotate(mask, "box_points")
+    inside = labels[4:60, 4:60]
+    assert (inside != IGNORE).sum() == 10
+    assert 1 <= (inside == 0).sum() <= 9
+
+
+@given(st.integers(0, 10_000))
+def test_extreme_points_span_the_box_and_say_nothing_wrong(seed: int) -> None:
+    mask = ellipses(seed, classes=1)
+    if not mask.any():
+        return
+    labels, box = annotate(mask, "extreme"), annotate(mask, "box")
+    clicked = labels == 1
+    assert clicked.sum() <= 36 * connected(mask, np.ones((3, 3)))[1]
+    assert (mask[clicked] == 1).all()
+    for axis in (0, 1):
+        spanned, wanted = np.flatnonzero(clicked.any(axis=axis)), np.flatnonzero((mask == 1).any(axis=axis))
+        assert (spanned[0], spanned[-1]) == (wanted[0], wanted[-1])
+    assert (labels[box == 0] == 0).all()
+    assert set(np.unique(labels[box > 0])) <= {1, IGNORE}

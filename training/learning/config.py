@@ -16,8 +16,9 @@ from gazeseg_serve.records import from_dict, key
 from gazeseg_serve.toml_file import read_toml
 
 from ..networks.architecture import SIMILARITIES, Architecture
+from .rivals.choice import check_rival
 
-SCHEMES = ("full", "box", "point", "scribble")
+SCHEMES = ("full", "box", "box_points", "extreme", "point", "scribble")
 SUPERVISIONS = ("gaze", *SCHEMES)
 LARGEST = 2048  # pixels a side
 CONSISTENCIES = ("none", "pure", "prop")
@@ -40,8 +41,8 @@ class Data:
     classes: tuple[str, ...] = key(("lesion",), "names of the foreground classes, in label order")
     supervision: str = key(
         "gaze",
-        '"gaze"; or from true masks, to compare: "full", "box", "point", "scribble", where every level learns the '
-        "same and levels.thresholds only counts them",
+        '"gaze"; or from true masks, to compare: "full", "box", "box_points", "extreme", "point", "scribble", where every '
+        "level learns the same and levels.thresholds only counts them",
     )
     maps: str = key("refined", 'which of the maps that `masks` wrote are cut: "refined" by the CRF, or "heatmaps"')
     sharpen: float = key(
@@ -117,6 +118,11 @@ class Loss:
     window: int = key(5, "side of the window of local pixel propagation, in pixels; odd")
     dilation: int = key(2, "step between the pixels of that window")
     dice: float = key(0.0, "weight of the soft Dice loss beside the cross-entropy; not of the method, 0 is off")
+    rival: str = key(
+        "",
+        'a loss made for another annotation, to compare: "boxinst" or "boxteacher" in place of the cross-entropy on boxes, '
+        '"agmm" beside it on points, scribbles or extreme points; "" is none',
+    )
 
     def __post_init__(self) -> None:
         _known("loss.consistency", self.consistency, CONSISTENCIES)
@@ -231,6 +237,13 @@ class TrainConfig:
                 f'{self.data.normalisation!r}; set that, or network.encoder = "unet"'
             )
         _ = self.input_spec, self.architecture  # their own checks, with their own words
+        check_rival(
+            self.loss.rival,
+            self.data.supervision,
+            self.input_spec.outputs,
+            self.augment.rotate,
+            self.optimiser.average,
+        )
         if self.data.size % (16 * self.network.stride):
             raise ConfigError(
                 f"data.size {self.data.size} is not a multiple of {16 * self.network.stride}, which a network of "

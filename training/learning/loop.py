@@ -26,6 +26,8 @@ from .distributed import average_gradients, open_fabric
 from .losses import consistency_loss, dice_loss, segmentation_loss
 from .negatives import draw, pack_negatives
 from .optimise import average_weights, check_finite, make_optimiser, set_rate
+from .rivals.choice import BOX_LOSSES
+from .rivals.parts import rival_parts
 from .run_folder import BOARD, begin_with, open_run, write_history, write_run
 from .sharpen import gain_at, sharpened_targets, teacher_logits
 from .validate import validate
@@ -108,7 +110,8 @@ def train(
                     config.levels.thresholds,
                 )
                 targets[:, negative[mine]] = 0  # what the teacher sees there is not there
-            loss, parts = total_loss(model, images * 255, targets, config.loss, config.channels_last)
+            teacher = teacher_logits(average, images * 255) if config.loss.rival == "boxteacher" else None
+            loss, parts = total_loss(model, images * 255, targets, config.loss, config.channels_last, step / steps, teacher)
         check_finite(loss.item(), step, f"images {names[mine]}")
         optimiser.zero_grad()
         fabric.backward(loss)
@@ -144,20 +147,31 @@ def train(
 
 
 def total_loss(
-    model: Ensemble, images: Tensor, targets: Tensor, settings: Loss, channels_last: bool
+    model: Ensemble,
+    images: Tensor,
+    targets: Tensor,
+    settings: Loss,
+    channels_last: bool,
+    progress: float = 1.0,
+    teacher: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """L = L_seg + lambda sum_i L_cons_i (METHOD: Zhong et al., eq. 5), and its parts.
+    """L = L_seg + lambda sum_i L_cons_i (METHOD: Zhong et al., eq. 5), or what `loss.rival` names, and its parts.
 
-    images: float `(B, C, H, W)` in [0, 255]; targets: `(m, B, H, W)` as in `losses`.
+    images: float `(B, C, H, W)` in [0, 255]; targets: `(m, B, H, W)` as in `losses`. progress (share of the steps that are
+    done) and teacher (its logits `(B, K, H, W)`) are for a rival.
     """
     x = model.normalise(images)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     features = [level.features(x) for level in model.networks]
     raw = [level.classifier(f).float() for level, f in zip(model.networks, features, strict=True)]
     logits = torch.stack([level.enlarge(r) for level, r in zip(model.networks, raw, strict=True)])
-    parts = {"segmentation": (1.0, segmentation_loss(logits, targets))}
-    if settings.dice:
-        parts["dice_loss"] = (settings.dice, dice_loss(logits, targets))
+    parts: dict[str, tuple[float, Tensor]] = {}
+    if settings.rival not in BOX_LOSSES:
+        parts["segmentation"] = (1.0, segmentation_loss(logits, targets))
+        if settings.dice:
+            parts["dice_loss"] = (settings.dice, dice_loss(logits, targets))
+    if settings.rival:
+        parts |= rival_parts(settings.rival, logits, targets, features, images / 255, progress, teacher)
     if settings.consistency != "none":
         pupils = logits
         if settings.consistency == "prop":

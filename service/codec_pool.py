@@ -147,7 +147,8 @@ class CodecPool:
         """Run one task when its turn comes; cancelling it kills the process that runs it.
 
         memory: bytes it may take, by an estimate; where that was too low it gets all there is, once. begun: for a request
-        that has been through the engine, so that it ends before others begin. patient: waits however many wait.
+        that has been through the engine, so that it ends before others begin. patient: waits however many wait, and
+        turns nobody away; for a batch, which makes a few wait at a time.
         Raises ImageError, or Problem 503 (too much waits) or 507 (no room for the answer).
         """
         memory = self._turns.clip(max(memory, _LEAST))
@@ -156,13 +157,13 @@ class CodecPool:
         request = {"task": task, "arguments": arguments}
         if memory < self._memory:
             try:
-                return await self._once(request, blobs, memory, begun)
+                return await self._once(request, blobs, memory, begun, patient)
             except (_OutOfMemory, _Ended, MalformedImage) as error:
                 # Decoders tell a lack of memory in many ways; a small image that is malformed is just that.
                 if isinstance(error, MalformedImage) and memory == _LEAST:
                     raise
         try:
-            return await self._once(request, blobs, self._memory, begun)
+            return await self._once(request, blobs, self._memory, begun, patient)
         except _OutOfMemory:
             raise ImageTooLarge(
                 f"the image takes more than {self._memory} bytes to decode, or its answer to make, which is the "
@@ -171,8 +172,8 @@ class CodecPool:
         except _Ended:
             raise MalformedImage("the decoder ended over this file; it is corrupt, or takes too much memory") from None
 
-    async def _once(self, request: dict[str, Any], blobs: Sequence[bytes], memory: int, begun: bool) -> Done:
-        await self._turns.enter(memory, begun)
+    async def _once(self, request: dict[str, Any], blobs: Sequence[bytes], memory: int, begun: bool, patient: bool) -> Done:
+        await self._turns.enter(memory, begun, patient)
         if self._closed:
             raise draining()
         piece = _Piece({**request, "memory": memory}, blobs)

@@ -13,6 +13,7 @@ class _Waiter:
     rank: int
     number: int
     memory: int = field(compare=False)
+    patient: bool = field(compare=False)
     let_in: asyncio.Future[None] = field(compare=False)
 
 
@@ -34,15 +35,17 @@ class Turns:
         return self._places - self._free_places
 
     def waiting_memory(self) -> int:
-        """Bytes that new work (not begun) is waiting for."""
-        return sum(waiter.memory for waiter in self._waiting if waiter.rank and not waiter.let_in.cancelled())
+        """Bytes that new work is waiting for, neither begun nor patient."""
+        new = (waiter for waiter in self._waiting if waiter.rank and not waiter.patient and not waiter.let_in.cancelled())
+        return sum(waiter.memory for waiter in new)
 
     def clip(self, memory: int) -> int:
         return min(memory, self._memory)
 
-    async def enter(self, memory: int, begun: bool) -> None:
+    async def enter(self, memory: int, begun: bool, patient: bool = False) -> None:
         """Wait for a place and `memory` bytes. Cancelling it gives the turn up."""
-        waiter = _Waiter(0 if begun else 1, next(self._numbers), self.clip(memory), asyncio.get_running_loop().create_future())
+        rank, let_in = 0 if begun else 1, asyncio.get_running_loop().create_future()
+        waiter = _Waiter(rank, next(self._numbers), self.clip(memory), patient, let_in)
         heapq.heappush(self._waiting, waiter)
         self._let_in()
         try:

@@ -190,6 +190,19 @@ def test_a_bug_is_told_by_its_place_and_without_words_of_the_file() -> None:
     with_pool(scenario)
 
 
+def test_a_batch_that_waits_turns_nobody_away() -> None:
+    async def scenario(pool: CodecPool) -> None:
+        first = asyncio.ensure_future(decode(pool, LONG, memory=768 * MIB))
+        await processes(pool)
+        batch = [asyncio.ensure_future(decode(pool, encoded(), memory=768 * MIB, patient=True)) for _ in range(8)]
+        await asyncio.sleep(0)
+        one = await decode(pool, encoded())
+        assert one.header["size"] == [48, 80]
+        await asyncio.gather(first, *batch)
+
+    with_pool(scenario)
+
+
 def test_the_number_of_a_process_that_has_ended_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     process = _Process()
     psutil.Process(process.pid).kill()

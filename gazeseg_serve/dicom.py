@@ -95,12 +95,25 @@ def parse_dicom(data: bytes, **options: Any) -> Dataset:
     Its warnings go nowhere. Raises UnsupportedImage for a deflated file, ImageTooLarge where the header makes far more than any
     image's, one of `broken_errors`, or MissingExtraError.
     """
+    return _parse(data, options)[0]
+
+
+def parse_header(head: bytes) -> tuple[Dataset, int]:
+    """What stands before the pixels of the DICOM file that begins with `head`, and at which byte the pixels' element begins.
+
+    Raises as `parse_dicom`.
+    """
+    return _parse(head, {"stop_before_pixels": True})
+
+
+def _parse(data: bytes, options: dict[str, Any]) -> tuple[Dataset, int]:
     pydicom = require("pydicom", "dicom")
     quiet_readers()
     if data.count(b"\xfe\xff\x00\xe0") + data.count(b"\xff\xfe\xe0\x00") > _MAX_ITEMS:
         raise ImageTooLarge(f"the DICOM file has more than {_MAX_ITEMS} items; send fewer frames a file")
     _refuse_deflated(data)
-    return pydicom.dcmread(_Counted(data), force=True, **options)
+    file = _Counted(data)
+    return pydicom.dcmread(file, force=True, **options), file.tell()
 
 
 class _Counted(io.BytesIO):

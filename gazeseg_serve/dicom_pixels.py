@@ -7,6 +7,7 @@ that DICOM knows. pydicom splits the pixel data into frames.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ _JPEG_SYNTAXES = {
 }
 _SOS, _EOI, _JPEG_START, _J2K_START = b"\xff\xda", b"\xff\xd9", b"\xff\xd8\xff", b"\xff\x4f\xff\x51"
 _RLE = "1.2.840.10008.1.2.5"
+_VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[0-8](\.1)?")
 _NATIVE = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2")
 
 
@@ -70,9 +72,16 @@ def check_syntax(layout: Layout, name: str) -> None:
     """Raises UnsupportedImage unless pixels of the transfer syntax, of that `name` in the standard, are decoded here."""
     if layout.syntax in _NATIVE or layout.syntax == _RLE or layout.syntax in _JPEG_SYNTAXES:
         return
+    if is_video(layout.syntax):
+        raise UnsupportedImage(f"the DICOM file holds a video ({name}); segment it with: gazeseg-serve video FILE --out FOLDER")
     raise UnsupportedImage(
         f"pixels in the transfer syntax {name} are not accepted; send it uncompressed, or as JPEG, JPEG-LS, JPEG 2000 or RLE"
     )
+
+
+def is_video(syntax: str) -> bool:
+    """Whether a transfer syntax is one of the standard's for video: MPEG-2, MPEG-4 AVC and HEVC, 4.100 to 4.108."""
+    return _VIDEO.fullmatch(syntax) is not None
 
 
 def stored_frames(dataset: Dataset, layout: Layout) -> Iterator[tuple[np.ndarray, str]]:

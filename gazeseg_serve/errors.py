@@ -105,7 +105,8 @@ _EXTRAS = {
     "cpu": ("onnxruntime",),
     "dicom": ("pydicom", "highdicom", "imagecodecs"),
     "node": ("pynetdicom", "dicomweb_client"),
-    "client": ("httpx",),
+    "client": ("httpx", "websockets"),
+    "video": ("av",),
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "cuda"),
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
+
 import numpy as np
 
 DEAD_SHARE = 0.002  # a level with less foreground, or less background, than this share of the pixels says nothing
@@ -44,6 +47,16 @@ def class_dice(prediction: np.ndarray, truth: np.ndarray, classes: int) -> list[
 def flipped_share(first: np.ndarray, second: np.ndarray) -> float:
     """The share of pixels at which two label maps differ, in [0, 1]."""
     return float(np.mean(np.asarray(first) != np.asarray(second)))
+
+
+def flicker(masks: Iterable[np.ndarray]) -> float:
+    """How much the masks of successive frames differ, in [0, 1]: the mean of 1 - Jaccard over all pairs of neighbours.
+
+    1 - Jaccard is the share of the pixels of either mask that are not of both; 0 where both are empty. What truly moves
+    counts, too, so compare it on the same frames, or with the flicker of the true masks. 0 for fewer than two masks.
+    """
+    changes = [1 - iou(before, after) for before, after in pairwise(masks)]
+    return float(np.mean(changes)) if changes else 0.0
 
 
 def bootstrap_interval(values: np.ndarray, level: float = 0.95, rounds: int = 2000, seed: int = 0) -> tuple[float, float]:

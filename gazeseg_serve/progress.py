@@ -21,17 +21,17 @@ def is_main_process() -> bool:
 
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """Pass `items` on, showing how many of `total` are done."""
+    """Pass `items` on, showing how many of `total` are done; 0 where nobody knows how many there are."""
     if sys.stderr.isatty() and is_main_process():
         from rich.console import Console
         from rich.progress import track as bar
 
-        yield from bar(items, description=label, total=total, console=Console(stderr=True), transient=True)
+        yield from bar(items, description=label, total=total or None, console=Console(stderr=True), transient=True)
         return
-    last = time.monotonic()
-    for done, item in enumerate(items):
-        if time.monotonic() - last >= _LINE_EVERY:
-            log.info("%s: %d of %d", label, done, total)
-            last = time.monotonic()
+    last, done = time.monotonic(), 0
+    for done, item in enumerate(items, start=1):
         yield item
-    log.info("%s: %d of %d", label, total, total)
+        if time.monotonic() - last >= _LINE_EVERY:
+            log.info("%s: %d of %d", label, done, total or done)
+            last = time.monotonic()
+    log.info("%s: %d of %d", label, done, total or done)

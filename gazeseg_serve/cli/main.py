@@ -14,7 +14,7 @@ import typer
 
 from .. import __version__
 from ..errors import GazesegError, named_extra
-from . import learn, ship, use  # noqa: F401  their commands register with the app
+from . import learn, ship, use, watch  # noqa: F401  their commands register with the app
 from .options import app
 
 

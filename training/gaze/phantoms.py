@@ -10,11 +10,14 @@ import cv2
 import numpy as np
 
 
-def phantom(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One image `(size, size, 3)` uint8 RGB and its mask `(size, size)` uint8, 0 background, 1 lesion."""
+def phantom(size: int, rng: np.random.Generator, radii: tuple[float, float] = (0.14, 0.28)) -> tuple[np.ndarray, np.ndarray]:
+    """One image `(size, size, 3)` uint8 RGB and its mask `(size, size)` uint8, 0 background, 1 lesion.
+
+    radii: least and greatest radius of the lesion, as parts of the image's side.
+    """
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size
     y, x = np.meshgrid(grid, grid, indexing="ij")
-    mask, height = _lesion(x, y, rng)
+    mask, height = _lesion(x, y, rng, radii)
     soft = cv2.GaussianBlur(mask, (0, 0), size / 160)
 
     light = _light(x, y, rng)
@@ -36,9 +39,11 @@ def phantom(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), (mask > 0.5).astype(np.uint8)
 
 
-def _lesion(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _lesion(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator, radii: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
     """An irregular blob: its mask in {0, 1} and its height, 0 outside to 1 in the middle; float32 `(H, W)`."""
-    radius = rng.uniform(0.14, 0.28)
+    radius = rng.uniform(*radii)
     cx, cy = rng.uniform(0.08 + radius, 0.92 - radius, 2)
     stretch, turn = rng.uniform(0.75, 1.0), rng.uniform(0, np.pi)
     dx, dy = x - cx, y - cy

@@ -1,0 +1,1 @@
+"""Video: frames decoded, segmented, steadied over time, and written as masks and an overlay film."""

@@ -41,7 +41,12 @@ _ROUNDED = Tolerance(max_difference=0.1, flipped=2e-3)
 
 
 def export_run(
-    run_folder: Path, out: Path, data: Path | None = None, settings: ExportSettings | None = None, *, tools: Tools | None = None
+    run_folder: Path | str,
+    out: Path | str,
+    data: Path | str | None = None,
+    settings: ExportSettings | None = None,
+    *,
+    tools: Tools | None = None,
 ) -> Artifact:
     """Make one ONNX graph of a run and publish it as the artifact folder `out`, if the gate holds.
 
@@ -55,6 +60,7 @@ def export_run(
     Raises GateError where the gate does not hold, ConfigError, ContractError, DatasetError, TrainingError.
     """
     settings, tools = settings or ExportSettings(), tools or Tools()
+    run_folder, out, data = Path(run_folder), Path(out), Path(data) if data is not None else None
     refuse_overlap(out, run_folder, data, settings.student_run, *settings.unlabelled)
     if settings.precision == "int8" and data is None:
         raise ConfigError("int8 is calibrated with images; pass --data DATASET, the one the run was trained on")

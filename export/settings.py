@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gazeseg_serve.contract import PLAN_PRECISIONS
 from gazeseg_serve.errors import ConfigError, GateError
-from gazeseg_serve.training.learning.student import Student
+
+if TYPE_CHECKING:
+    from gazeseg_serve.training.learning.student import Student
 
 STRATEGIES = ("fuse", "average", "best-level", "distill")
 PRECISIONS = ("fp32", "fp16-weights", "int8", "fp16", "bf16")
@@ -72,8 +74,8 @@ class ExportSettings:
     alarm_rate    share of images without a target that may be marked all the same: the presence threshold is chosen for it
                   (`choose_presence`) where the dataset has such images in the split
     pictures      False keeps the images out of the report, for data that may not be passed on
-    student, student_run, unlabelled   of the strategy distill: its settings, its run folder (None: beside the artifact, with
-                  "-student" behind its name) and further folders of images to learn from
+    student, student_run, unlabelled   of the strategy distill: its settings and its run folder (None: the defaults, and beside
+                  the artifact with "-student" behind its name), and further folders of images to learn from
     """
 
     strategy: str = "fuse"
@@ -85,7 +87,7 @@ class ExportSettings:
     images: int | None = None
     alarm_rate: float = ALARM_RATE
     pictures: bool = True
-    student: Student = field(default_factory=Student)
+    student: Student | None = None
     student_run: Path | None = None
     unlabelled: tuple[Path, ...] = ()
 
@@ -98,8 +100,11 @@ class ExportSettings:
             if value not in known:
                 raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         check_rate(self.alarm_rate)
-        if self.format == "tensorrt" and self.precision not in PLAN_PRECISIONS:
-            raise ConfigError(f"a TensorRT plan is of {' or '.join(PLAN_PRECISIONS)}, not {self.precision}")
+        if self.format == "tensorrt":
+            from gazeseg_serve.contract import PLAN_PRECISIONS  # the command line's help needs none of it
+
+            if self.precision not in PLAN_PRECISIONS:
+                raise ConfigError(f"a TensorRT plan is of {' or '.join(PLAN_PRECISIONS)}, not {self.precision}")
 
     @property
     def lossy(self) -> bool:

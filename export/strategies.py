@@ -14,6 +14,7 @@ from gazeseg_serve.contract import Run
 from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.training.learning.distill import distill_run
+from gazeseg_serve.training.learning.student import Student
 from gazeseg_serve.training.networks.ensemble import Ensemble
 from gazeseg_serve.training.networks.unet import UNet
 
@@ -58,9 +59,10 @@ def build_strategy(settings: ExportSettings, run: Run, ensemble: Ensemble, data:
     images = learning_images(run, data, settings.unlabelled)
     recorded = all("val_dice" in level.metrics for level in run.levels)
     start = ensemble.networks[best_level(run, ensemble)[0] if recorded else 0]
-    empty = learning_negatives(run, data) if settings.student.negatives else None
-    network, _ = distill_run(run, ensemble, images, settings.student, start, student_run, empty)
-    return _student(network, run, {"student": asdict(settings.student) | {"images": len(images)}})
+    student = settings.student or Student()
+    empty = learning_negatives(run, data) if student.negatives else None
+    network, _ = distill_run(run, ensemble, images, student, start, student_run, empty)
+    return _student(network, run, {"student": asdict(student) | {"images": len(images)}})
 
 
 def _student(network: UNet, run: Run, facts: dict[str, Any]) -> Built:

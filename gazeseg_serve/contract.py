@@ -112,8 +112,9 @@ class Run:
         write_json(folder / RUN_FILE, dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, folder: Path) -> Run:
+    def load(cls, folder: Path | str) -> Run:
         """Raises ContractError for a missing file, an unknown schema, a wrong field or a weights file that changed."""
+        folder = Path(folder)
         run = _load(cls, folder / RUN_FILE, RUN_SCHEMA)
         if not run.levels:
             raise ContractError(f"{folder / RUN_FILE} names no level; train it again")
@@ -184,8 +185,9 @@ class Artifact:
         write_json(folder / MANIFEST_FILE, dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, folder: Path) -> Artifact:
+    def load(cls, folder: Path | str) -> Artifact:
         """Raises ContractError for a missing file, an unknown schema, a wrong field or a file that changed."""
+        folder = Path(folder)
         artifact = _load(cls, folder / MANIFEST_FILE, ARTIFACT_SCHEMA)
         if artifact.inputs != graph_inputs(artifact.input):
             raise ContractError(

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from gazeseg_serve.cli.main import app
 from gazeseg_serve.errors import MissingExtraError
 from gazeseg_serve.export.settings import AllowedLoss, ExportSettings
+from gazeseg_serve.training.learning.student import Student
 from gazeseg_serve.training.masks.settings import CrfSettings, MaskSettings, Screen
 
 CONFIG = Path(__file__).parents[1] / "configs" / "kvasir_small.toml"
@@ -161,7 +162,7 @@ def arguments(argv: list[str], module: str, name: str, monkeypatch: pytest.Monke
             ["export", "r", "--out", "o"],
             "export.pipeline",
             "export_run",
-            {"run_folder": Path("r"), "out": Path("o"), "data": None, "settings": ExportSettings()},
+            {"run_folder": Path("r"), "out": Path("o"), "data": None, "settings": ExportSettings(student=Student())},
         ),
         (
             [
@@ -197,6 +198,7 @@ def arguments(argv: list[str], module: str, name: str, monkeypatch: pytest.Monke
                     allowed=AllowedLoss(0.01, 0.9),
                     pictures=False,
                     unlabelled=(Path("u"), Path("v")),
+                    student=Student(),
                     student_run=Path("s"),
                 ),
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import tiny_config
 
 import gazeseg_serve
 
@@ -65,3 +67,21 @@ def test_the_package_alone_loads_nothing() -> None:
     code = "import sys, gazeseg_serve\nprint(sorted(m for m in sys.modules if m.startswith('gazeseg_serve.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [*gazeseg_serve.__all__, "Predictor.open", "Dataset.open", "Run.load", "Artifact.load"])
+def test_a_path_may_be_text(name: str) -> None:
+    thing = functools.reduce(getattr, name.split("."), gazeseg_serve)
+    if not inspect.isclass(thing):
+        for parameter in inspect.signature(thing).parameters.values():
+            kinds = str(parameter.annotation).split(" | ")
+            assert "Path" not in kinds or "str" in kinds, parameter
+
+
+def test_the_path_from_masks_to_scores_takes_text(phantoms: Path, phantom_masks: Path, tmp_path: Path) -> None:
+    run, artifact = str(tmp_path / "run"), str(tmp_path / "artifact")
+    gazeseg_serve.train(tiny_config(), str(phantoms), str(phantom_masks), run, device="cpu")
+    gazeseg_serve.export_run(run, artifact, str(phantoms))
+    found = gazeseg_serve.evaluate(artifact, str(phantoms), "val", str(tmp_path / "scores"))
+    assert len(found.scores) > 0
+    assert (tmp_path / "scores" / "scores.csv").is_file()

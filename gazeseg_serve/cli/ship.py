@@ -9,7 +9,6 @@ import typer
 
 from ..errors import require
 from ..export.settings import STRATEGIES, AllowedLoss, ExportSettings
-from ..training.learning.student import load_student
 from .options import JsonFlag, app, finish
 
 DEFAULT = ExportSettings()
@@ -82,6 +81,7 @@ def export(
     """
     require("onnx", "export")
     from ..export.pipeline import export_run
+    from ..training.learning.student import load_student
 
     artifact = export_run(
         run,
@@ -159,6 +159,7 @@ def compare(
     """
     require("onnx", "export")
     from ..export.compare import compare as run_comparison
+    from ..training.learning.student import load_student
 
     wanted = ExportSettings(
         student=load_student(student, settings or ()), student_run=student_run, unlabelled=tuple(unlabelled or ())

@@ -291,6 +291,6 @@ def parse_config(values: dict[str, Any], where: str = "config") -> TrainConfig:
         raise ConfigError(str(error)) from error
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a TOML file and apply `section.key=value` overrides (values in TOML, bare words as text)."""
-    return parse_config(read_toml(path, overrides), str(path))
+    return parse_config(read_toml(Path(path), overrides), str(path))

@@ -35,12 +35,12 @@ from .validate import validate
 
 def train(
     config: TrainConfig,
-    dataset_folder: Path,
-    masks: Path | None,
-    out: Path,
+    dataset_folder: Path | str,
+    masks: Path | str | None,
+    out: Path | str,
     resume: bool = False,
     device: str = "auto",
-    start: Path | None = None,
+    start: Path | str | None = None,
 ) -> Run:
     """Train the m peer networks on gaze pseudo-masks, or on what `data.supervision` names, and write the run folder `out`.
 
@@ -50,6 +50,8 @@ def train(
     Raises DatasetError, TrainingError (a non-finite loss; a run that is already there, finished or not), ConfigError where
     `out` overlaps the data.
     """
+    dataset_folder, out = Path(dataset_folder), Path(out)
+    masks, start = Path(masks) if masks is not None else None, Path(start) if start is not None else None
     refuse_overlap(out, dataset_folder, masks, start)
     open_run(out, resume)
     fabric = open_fabric(config, device)

@@ -69,11 +69,12 @@ class Student:
         )
 
 
-def load_student(path: Path | None = None, overrides: Sequence[str] = ()) -> Student:
+def load_student(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Student:
     """Read a student's TOML file, or take the defaults, and apply `key=value` overrides.
 
     Raises ConfigError that names the wrong value.
     """
+    path = None if path is None else Path(path)
     try:
         return from_dict(Student, read_toml(path, overrides), "the student" if path is None else str(path))
     except ContractError as error:

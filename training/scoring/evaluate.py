@@ -35,7 +35,7 @@ RESULT_FILE = "evaluation.json"
 FILES = (RESULT_FILE, "scores.csv", "summary.csv", "worst.png", "calibration.csv", "calibration.png")
 
 
-def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictures: int = 12) -> Evaluation:
+def evaluate(model: Path | str, data: Path | str, split: str, out: Path | str | None = None, pictures: int = 12) -> Evaluation:
     """Score a run or an artifact on `split` of the dataset folder `data`.
 
     Each image is resized to the network's size, the scores back to the mask's own size, then cut at 0.5 (METHOD:
@@ -44,6 +44,7 @@ def evaluate(model: Path, data: Path, split: str, out: Path | None = None, pictu
     With `out`, writes the folder whole: `evaluation.json`, `scores.csv`, `summary.csv`, `worst.png`, `calibration.csv` and
     `calibration.png`. Raises DatasetError, ContractError, ConfigError where `out` overlaps the model or the data.
     """
+    model, data, out = Path(model), Path(data), Path(out) if out is not None else None
     if out is not None:
         refuse_overlap(out, model, data)
         refuse_foreign(out, EVALUATION_FOLDER)

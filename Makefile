@@ -42,10 +42,11 @@ test-orthanc: $(READY)
 test-slow: $(READY)
 	.ci/slow
 
-# A hundred thousand broken requests, and twenty thousand good ones for the memory: minutes, docs/reliability.md.
+# A hundred thousand broken requests at either door, and twenty thousand good ones for the memory: minutes, docs/reliability.md.
 fuzz: $(READY)
 	for seed in 1 2 3 4 5; do $(BIN)/python -W ignore benchmarks/fuzz.py --requests 20000 --seed $$seed --clients 16 \
 	    --examples 60 --out benchmarks/results/fuzz.json || exit 1; done
+	$(BIN)/python -W ignore benchmarks/fuzz.py --door v2 --requests 100000 --clients 16 --out benchmarks/results/fuzz_v2.json
 
 soak: $(READY)
 	$(BIN)/python -W ignore benchmarks/soak.py --requests 20000 --out benchmarks/results/soak.json

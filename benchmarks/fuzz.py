@@ -2,6 +2,7 @@
 
     make fuzz                                                      100,000 requests in five runs
     python benchmarks/fuzz.py --requests 20000 --seed 1            boots the service with the tests' tiny artifact
+    python benchmarks/fuzz.py --door v2 --requests 100000          tensors: the Open Inference Protocol (tests/fuzz_tensors.py)
     python benchmarks/fuzz.py --url http://127.0.0.1:3000 ...      one that runs already, on this machine
 
 Nothing may answer 5xx, hang, hold up /livez for a second, or make the worker grow or end; memory is a pod's 2 GiB. Ends with
@@ -43,7 +44,9 @@ LONG_RUN = 10_000
 FREEZE_LIMIT = 1.0  # seconds of /livez
 
 
-async def attack(port: int, requests: int, seed: int, clients: int, report: dict[str, Any], pid: int | None) -> None:
+async def attack(
+    port: int, requests: int, seed: int, clients: int, report: dict[str, Any], pid: int | None, door: str = "v1"
+) -> None:
     """Send `requests` cases over `clients` connections at a time, and fill `report`."""
     corpus = seed_corpus()
     statuses: collections.Counter[str] = collections.Counter()
@@ -56,7 +59,7 @@ async def attack(port: int, requests: int, seed: int, clients: int, report: dict
     async def client() -> None:
         nonlocal slowest
         for number in numbers:
-            case: Case = make_case(random.Random(f"{seed}/{number}"), corpus)
+            case: Case = make_case(random.Random(f"{seed}/{number}"), corpus, door)
             started = time.perf_counter()
             try:
                 async with asyncio.timeout(30):
@@ -92,6 +95,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--examples", type=int, default=100, help="of schemathesis, an operation of the document")
+    parser.add_argument("--door", choices=("v1", "v2"), default="v1", help="v2: the Open Inference Protocol")
     parser.add_argument("--url")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -99,12 +103,12 @@ def main() -> int:
     started = time.perf_counter()
     if options.url:
         port = int(options.url.rsplit(":", 1)[1])
-        asyncio.run(attack(port, options.requests, options.seed, options.clients, report, None))
+        asyncio.run(attack(port, options.requests, options.seed, options.clients, report, None, options.door))
     else:
         with booted() as (service, pod):
             port, pid = service.port, service.worker().pid
             with watched(service.port, service.process.pid, pod) as seen:
-                asyncio.run(attack(port, options.requests, options.seed, options.clients, report, pid))
+                asyncio.run(attack(port, options.requests, options.seed, options.clients, report, pid, options.door))
             report.update(seen)
             made = attack_document(service.url, options.examples)
             report["from_the_document"] = {str(status): count for status, count in sorted(made.items())}

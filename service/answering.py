@@ -30,6 +30,7 @@ from .model_host import Answer, ModelHost
 from .peek import Peek, peek
 from .settings import Settings
 from .telemetry import Telemetry
+from .tensors import parse, render
 
 T = TypeVar("T")
 _THREAD_PIXELS = 2**21  # of an answer that is made in a thread
@@ -176,6 +177,32 @@ class Pipeline:
         }
         memory = size[0] * size[1] * _ENCODE_BYTES
         return (await self.codecs.run("pack_mask", arguments, blobs, memory=memory, begun=True)).blobs[0]
+
+    async def tensors(self, host: ModelHost, body: bytes, json_bytes: int) -> tuple[Reply, int | None, Steps]:
+        """Answer a request of the Open Inference Protocol; beside the reply, how many bytes of it are JSON, None for all."""
+        started = time.perf_counter()
+        asked, parsing = await self._in_thread(lambda: parse(host.artifact, body, json_bytes, self._together.frames))
+        found = {
+            tensor.name: np.empty((len(asked.images), *map(int, tensor.axes[1:])), np.float32)
+            for tensor in host.artifact.outputs
+        }
+        with self._held.take(sum(array.nbytes for array in found.values())):
+            entered = time.perf_counter()
+
+            async def one(place: int) -> tuple[float, int]:
+                answer = await host.infer(asked.images[place])
+                for name, array in found.items():
+                    array[place] = getattr(answer.outputs, name)[answer.index]
+                return answer.engine, answer.batch
+
+            runs = await gather_some([one(place) for place in range(len(asked.images))], host.max_batch)
+            # Of one image the time of its run, of several that of all, with the waiting in between.
+            engine = runs[0][0] if len(runs) == 1 else time.perf_counter() - entered
+            (content, told), rendering = await self._in_thread(lambda: render(host.name, asked, found))
+        steps = _steps(started, parsing, engine, rendering, max(batch for _, batch in runs))
+        self._observe(steps)
+        kind = "application/json" if told is None else "application/octet-stream"
+        return Reply(kind, content, None, len(content)), told, steps
 
     async def warm_up(self, host: ModelHost) -> None:
         """Decode, segment and encode one made-up image each way, so that no client waits for what is loaded late."""

@@ -85,7 +85,7 @@ class Service(bentoml.Service[Any]):
     """BentoML's service around one app that is not BentoML's: knows its routes, and the short way to it."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
-        """BentoML's app; where nobody traces, requests for `/v1/` go past its layers, a fifth of the HTTP work.
+        """BentoML's app; where nobody traces, requests for `/v1/` and `/v2/` go past its layers, a fifth of the HTTP work.
 
         Time limit, errors, log and metrics are the edge's own; probes and start and end stay BentoML's.
         """
@@ -95,7 +95,7 @@ class Service(bentoml.Service[Any]):
         others = ProblemsOnly(whole)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            short = scope["type"] == "http" and scope["path"].startswith("/v1/")
+            short = scope["type"] == "http" and scope["path"].startswith(("/v1/", "/v2/"))
             await (edge if short else others)(scope, receive, send)
 
         return app

@@ -77,14 +77,14 @@ class Edge:
             visit.body = BodyLimit(receive, limit, visit.headers.get("content-length"), self._held)
             await self._api(scope, visit.body, send)
         except Problem as problem:
-            await response(problem, visit.id)(scope, receive, send)
+            await response(problem, scope)(scope, receive, send)
         except Exception:  # the edge of the process: a bug becomes a logged 500, and the next request is served
             log.exception("unexpected error", extra={"request_id": visit.id})
             if not visit.status:
-                await response(internal_error(), visit.id)(scope, receive, send)
+                await response(internal_error(), scope)(scope, receive, send)
 
     def _check_key(self, scope: Scope) -> str:
-        if scope["path"].startswith("/v1/") and scope["method"] != "OPTIONS":
+        if scope["path"].startswith(("/v1/", "/v2/models/")) and scope["method"] != "OPTIONS":
             return self._keys.check(Request(scope))
         client = scope.get("client")
         return client[0] if client else "unknown"

@@ -50,11 +50,7 @@ async def read_image(request: Request, seconds: float) -> bytes:
             f"multipart/form-data with a field 'image', or a raw body as {', '.join(IMAGE_TYPES)}",
         )
     if kind != "multipart/form-data":
-        try:
-            async with asyncio.timeout(seconds):
-                return await request.body()
-        except TimeoutError:
-            raise slow_body(seconds) from None
+        return await read_body(request, seconds)
     form = await read_form(request, seconds, max_files=1)
     try:
         image = form.get("image")
@@ -63,6 +59,15 @@ async def read_image(request: Request, seconds: float) -> bytes:
         return await image.read()
     finally:
         await form.close()
+
+
+async def read_body(request: Request, seconds: float) -> bytes:
+    """The whole body as it is. Raises Problem 408 (slower than `seconds`) or 413."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await request.body()
+    except TimeoutError:
+        raise slow_body(seconds) from None
 
 
 async def read_form(request: Request, seconds: float, max_files: int) -> FormData:

@@ -31,7 +31,7 @@ class ProblemsOnly:
                     for name in _ABOUT_THE_BODY:
                         del headers[name]
                     problem = of_status(message["status"], "", dict(headers))
-                    await response(problem, scope.get("gazeseg.request_id", ""))(scope, receive, send)
+                    await response(problem, scope)(scope, receive, send)
             if not replaced:
                 await send(message)
 

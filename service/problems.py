@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from gazeseg_serve.errors import (
     ImageError,
@@ -120,9 +121,12 @@ def of_image(error: ImageError | MissingExtraError) -> Problem:
     return Problem(status, "outside-intended-use" if isinstance(error, OutsideIntendedUse) else code, str(error))
 
 
-def response(problem: Problem, request_id: str = "", **members: Any) -> Response:
-    """The problem as an `application/problem+json` response; `members` are added to the document."""
-    body = {**problem.document(), **({"request_id": request_id} if request_id else {}), **members}
+def response(problem: Problem, scope: Scope, **members: Any) -> Response:
+    """The problem as an `application/problem+json` response to the request of `scope`; `members` are added to the document."""
+    known = scope.get("gazeseg.request_id")
+    body = {**problem.document(), **({"request_id": known} if known else {}), **members}
+    if scope["path"].startswith("/v2"):
+        body["error"] = problem.detail  # where clients of the Open Inference Protocol look
     return JSONResponse(body, problem.status, problem.headers, media_type="application/problem+json")
 
 
@@ -130,36 +134,33 @@ def response(problem: Problem, request_id: str = "", **members: Any) -> Response
 EXPECTED = (Problem, ImageError, MissingExtraError, HTTPException, FormParserError, ClientGone, ClientDisconnect)
 
 
-def of_error(error: Exception, request_id: str) -> Response:
+def of_error(error: Exception, scope: Scope) -> Response:
     """The answer to one of EXPECTED."""
     if isinstance(error, Problem):
-        return response(error, request_id)
+        return response(error, scope)
     if isinstance(error, ImageError | MissingExtraError):
-        return response(of_image(error), request_id)
+        return response(of_image(error), scope)
     if isinstance(error, HTTPException):
-        return response(of_status(error.status_code, str(error.detail), dict(error.headers or {})), request_id)
+        return response(of_status(error.status_code, str(error.detail), dict(error.headers or {})), scope)
     if isinstance(error, FormParserError):  # Starlette before 1.0 lets the form parser's own error through
-        return response(Problem(400, "bad-request", f"the form is malformed: {error}"), request_id)
+        return response(Problem(400, "bad-request", f"the form is malformed: {error}"), scope)
     return Response(status_code=499)
 
 
 def install(api: FastAPI) -> None:
     """Answer every exception a route may raise with a problem document."""
 
-    def request_id(request: Request) -> str:
-        return str(request.scope.get("gazeseg.request_id", ""))
-
     async def on_expected(request: Request, error: Exception) -> Response:
-        return of_error(error, request_id(request))
+        return of_error(error, request.scope)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         wrong = [{"parameter": str(e["loc"][-1]), "message": e["msg"]} for e in error.errors()]
         detail = "; ".join(f"{w['parameter']}: {w['message']}" for w in wrong)
-        return response(Problem(422, "bad-parameter", detail), request_id(request), errors=wrong)
+        return response(Problem(422, "bad-parameter", detail), request.scope, errors=wrong)
 
     async def on_bug(request: Request, error: Exception) -> Response:
-        return response(internal_error(), request_id(request))  # it is raised again, and logged at the edge
+        return response(internal_error(), request.scope)  # it is raised again, and logged at the edge
 
     for kind in EXPECTED:
         api.add_exception_handler(kind, on_expected)

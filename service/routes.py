@@ -15,6 +15,7 @@ from .. import __version__, cpus
 from . import problems
 from .batch import add_batch
 from .problems import REFUSALS
+from .protocol_v2 import add_protocol_v2
 from .runtime import Runtime
 from .segment import Name, add_segment
 from .strict import StrictRoute
@@ -36,6 +37,7 @@ def create_api(runtime: Runtime, docs_assets: Path) -> FastAPI:
     api.router.route_class = StrictRoute
     add_segment(api, runtime)
     add_batch(api, runtime)
+    add_protocol_v2(api, runtime)
     _add_about(api, runtime)
     _add_pages(api, docs_assets)
     return api

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from fuzz_hostile import MAKERS as HOSTILE
 from fuzz_requests import Case, form, head, plain
+from fuzz_tensors import MAKERS as TENSORS
 from PIL import Image
 
 
@@ -297,9 +298,9 @@ _MAKERS: list[tuple[Callable[[random.Random, dict[str, bytes]], Case], float]] =
 ]
 
 
-def make_case(rng: random.Random, corpus: dict[str, bytes]) -> Case:
-    """One request, the same for the same state of `rng`."""
-    makers, weights = zip(*_MAKERS, strict=True)
+def make_case(rng: random.Random, corpus: dict[str, bytes], door: str = "v1") -> Case:
+    """One request, the same for the same state of `rng`: for `/v1/`, or for the Open Inference Protocol at `/v2/`."""
+    makers, weights = zip(*(_MAKERS if door == "v1" else TENSORS), strict=True)
     return rng.choices(makers, weights)[0](rng, corpus)
 
 

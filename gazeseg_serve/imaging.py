@@ -20,11 +20,12 @@ from .dicom_codestream import check_scans
 from .errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
 from .pixels import DEFAULT_LIMITS, Limits, check_wide_colour, eight_bit, map_values, unit_range, with_channels
 from .quiet import quiet_readers
+from .tiff_header import STRIPS, TILES, pieces
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm")
 _FORMATS = ("PNG", "JPEG", "TIFF")  # JPEG opens MPO files, too
 _MAX_PIECES = 100_000  # strips or tiles of a TIFF, each of which takes time, however small
-_PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _STRIPS, _TILES, _SAMPLE_FORMAT = 262, 322, 323, 273, 324, 339  # tags of TIFF
+_PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 262, 322, 323, 339  # tags of TIFF
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I")
 # What Pillow's plugins raise on broken files (found by mutating files; UnidentifiedImageError is an OSError).
 _DECODE_ERRORS = (
@@ -59,6 +60,7 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
     if is_dicom(data):
         return with_channels(decode_dicom(data, limits, dtype), channels)
     quiet_readers()
+    _check_pieces(pieces(data) if data[:2] in (b"II", b"MM") else 0)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image, data, limits)
@@ -105,23 +107,28 @@ def _check_header(image: Image.Image, data: bytes, limits: Limits) -> None:
     if image.mode not in _MODES:
         raise UnsupportedImage(f"pixel layout {image.mode} is not accepted; convert to 8-bit RGB or grey")
     if image.format == "TIFF":
-        _check_pieces(image, data)
+        _check_tiles(image, data)
     if image.format != "MPO" and _has_more(image):
         raise UnsupportedImage("the file holds several frames; send one image a file")
 
 
-def _check_pieces(image: Image.Image, data: bytes) -> None:
-    """The strips or tiles of a TIFF: a tile is decoded whole, and may be far larger than the image."""
+def _check_pieces(number: int) -> None:
+    """Before Pillow opens a TIFF: it makes a list of all strips or tiles, which takes seconds where there are many."""
+    if number > _MAX_PIECES:
+        raise ImageTooLarge(f"a TIFF in {number} pieces is not accepted, the limit is {_MAX_PIECES}; save it in larger strips")
+
+
+def _check_tiles(image: Image.Image, data: bytes) -> None:
+    """A tile is decoded whole, and may be far larger than the image; and each piece is a JPEG of its own."""
     tags, (width, height) = image.tag_v2, image.size  # type: ignore[attr-defined]
-    pieces = len(tags.get(_TILES) or tags.get(_STRIPS) or ())
-    if pieces > _MAX_PIECES:
-        raise ImageTooLarge(f"a TIFF in {pieces} pieces is not accepted, the limit is {_MAX_PIECES}; save it in larger strips")
-    if _TILES in tags:
-        made = int(tags[_TILE_WIDTH]) * int(tags[_TILE_LENGTH]) * pieces
+    number = len(tags.get(TILES) or tags.get(STRIPS) or ())
+    _check_pieces(number)
+    if TILES in tags:
+        made = int(tags[_TILE_WIDTH]) * int(tags[_TILE_LENGTH]) * number
         if made > max(8 * width * height, 4_000_000):
             raise ImageTooLarge(f"the tiles of the TIFF have {made} pixels, the image {width} x {height}; save it in strips")
     if "jpeg" in str(image.info.get("compression")):
-        check_scans(data, pieces)
+        check_scans(data, number)
 
 
 def _has_more(image: Image.Image) -> bool:

@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from gazeseg_serve.dicom import is_dicom
+from gazeseg_serve.tiff_header import HEIGHT, WIDTH, directory
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
@@ -85,20 +86,8 @@ def _jpeg_pixels(data: bytes) -> int:
 
 
 def _tiff_pixels(data: bytes) -> int:
-    """Width (tag 256) and height (257) of a TIFF's first directory, in either byte order, classic or BigTIFF."""
-    order = "<" if data[:2] == b"II" else ">"
-    if struct.unpack_from(order + "H", data, 2)[0] == 43:
-        start, count_format, entry, value_at = struct.unpack_from(order + "Q", data, 8)[0], "Q", 20, 12
-    else:
-        start, count_format, entry, value_at = struct.unpack_from(order + "I", data, 4)[0], "H", 12, 8
-    count = struct.unpack_from(order + count_format, data, start)[0]
-    first = start + struct.calcsize(count_format)
-    sides = {256: 0, 257: 0}
-    for place in range(first, first + entry * min(count, 100), entry):
-        tag, kind = struct.unpack_from(order + "HH", data, place)
-        if tag in sides:
-            sides[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, place + value_at)[0]
-    return _product(*sides.values())
+    found = directory(data)
+    return _product(*(found.get(tag, (0, 0))[1] for tag in (WIDTH, HEIGHT)))
 
 
 def _dicom_pixels(data: bytes) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from gazeseg_serve.errors import ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
 from gazeseg_serve.imaging import decode_image
+from gazeseg_serve.tiff_header import WIDTH, directory, pieces
 
 LONG, SHORT = 4, 3
 
@@ -74,6 +75,28 @@ def test_more_pieces_than_any_image_needs_are_refused(tag: int) -> None:
     size = (16, 16 * count) if tag == 324 else (1, count)
     with pytest.raises(ImageTooLarge, match="100001 pieces"):
         decode_image(grey_tiff(*size, 1, pieces, bytes(256)))
+
+
+@pytest.mark.parametrize("tag", [273, 324])
+def test_too_many_pieces_are_refused_before_anything_lists_them(tag: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    for order in "<>":
+        data = b"II*\0" if order == "<" else b"MM\0*"
+        data += struct.pack(order + "IHHHIII", 8, 1, tag, LONG, 100_001, 26, 0)
+        with pytest.raises(ImageTooLarge, match="100001 pieces"):
+            decode_image(data)
+        assert pieces(data[:20]) == 0, "cut short"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "form"), [(3, "H"), (4, "I"), (16, "Q")])
+def test_the_first_directory_of_either_order_classic_or_big(order: str, kind: int, form: str) -> None:
+    mark, value = (b"II" if order == "<" else b"MM"), 40_001 if kind == 3 else 70_001
+    field = struct.pack(order + form, value)
+    classic = mark + struct.pack(order + "HIHHHI", 42, 8, 1, WIDTH, kind, 1) + field.ljust(4, b"\0")
+    big = mark + struct.pack(order + "HHHQQHHQ", 43, 8, 0, 16, 1, WIDTH, kind, 1) + field.ljust(8, b"\0")
+    for data in (big, classic)[: 1 if kind == 16 else 2]:
+        assert directory(data) == {WIDTH: (1, value)}
 
 
 def jpeg(scans: int) -> bytes:

@@ -109,5 +109,8 @@ def stack(paths: Sequence[Path], spec: InputSpec) -> np.ndarray:
     """The image files as `(N, size, size, C)` of the InputSpec's dtype. Raises ImageError."""
     size = (spec.size, spec.size)
     return np.stack(
-        [resize_image(read_image(path, spec.channels, dtype=spec.dtype), size) for path in track(paths, "reading", len(paths))]
+        [
+            resize_image(read_image(path, spec.channels, dtype=spec.dtype, window=spec.window), size)
+            for path in track(paths, "reading", len(paths))
+        ]
     )

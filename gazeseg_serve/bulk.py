@@ -126,7 +126,7 @@ def segment_file(predictor: Predictor, image: Path, mask: Path, options: MaskOpt
             labels = (predictor.predict(frame, stamp.presence).mask(stamp.threshold) for frame in frames)
             _write_frames(mask.with_suffix(""), [stamped(mask_png(frame, colours), stamp) for frame in labels])
             return
-        pixels = decode_image(data, predictor.spec.channels, dtype=predictor.spec.dtype)
+        pixels = decode_image(data, predictor.spec.channels, dtype=predictor.spec.dtype, window=predictor.spec.window)
     except UnsupportedImage as error:
         kind = image_kind(data)
         raise UnsupportedImage(f"a {kind} file: {error}" if kind in NOT_READ else str(error)) from error
@@ -141,7 +141,7 @@ def _frames(data: bytes, predictor: Predictor) -> Iterator[np.ndarray] | None:
     if frame_count(dataset) == 1:
         return None
     spec = predictor.spec
-    return (with_channels(frame, spec.channels) for frame in decode_frames(dataset, spec.dtype))
+    return (with_channels(frame, spec.channels) for frame in decode_frames(dataset, spec.dtype, spec.window))
 
 
 def _write_frames(folder: Path, masks: Sequence[bytes]) -> None:

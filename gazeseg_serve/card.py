@@ -73,6 +73,7 @@ def _input_lines(spec: InputSpec) -> list[str]:
     kind = "RGB" if spec.channels == 3 else "grey"
     return [
         f"input        {kind} {spec.size} x {spec.size}, {spec.resize}, {spec.normalisation}, {spec.dtype}",
+        *([] if spec.window is None else [f"window       {spec.window[0]:g} to {spec.window[1]:g} HU"]),
         f"classes      {', '.join(spec.classes)}",
     ]
 

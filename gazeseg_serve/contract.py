@@ -6,6 +6,7 @@ training --(run.json, level_<i>.safetensors)--> export --(manifest.json, model.o
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,8 @@ class InputSpec:
     dtype           of the pixels that the graph takes: "uint8", or "float32", in which zscore keeps the depth of 16-bit and
                     DICOM images. Left empty, it follows the normalisation. A folder that names none was written when
                     every input was uint8, and is used so.
+    window          the least and the greatest Hounsfield unit (any unit that a DICOM rescale leads to), black and white for
+                    every image alike, in place of the file's own window or its least and greatest value; None for no CT
     """
 
     size: int
@@ -55,6 +58,7 @@ class InputSpec:
     normalisation: str = "imagenet"
     classes: tuple[str, ...] = ("lesion",)
     dtype: str = ""
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not self.dtype:
@@ -72,6 +76,10 @@ class InputSpec:
         if self.dtype not in ("uint8", "float32") or (self.dtype == "float32" and self.normalisation == "imagenet"):
             raise ContractError(
                 f"pixels of {self.dtype!r} with {self.normalisation} normalisation; use uint8, or with zscore float32"
+            )
+        if self.window is not None and not -math.inf < self.window[0] < self.window[1] < math.inf:
+            raise ContractError(
+                f"window {list(self.window)} is no range of Hounsfield units; give [-1000.0, 400.0], for instance"
             )
         if not self.classes:
             raise ContractError("classes is empty; name at least one foreground class")

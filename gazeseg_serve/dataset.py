@@ -64,9 +64,11 @@ class Dataset:
     def fixations(self) -> Path:
         return self.root / "fixations.csv"
 
-    def image(self, stem: str, channels: int = 3, dtype: str = "uint8") -> np.ndarray:
+    def image(
+        self, stem: str, channels: int = 3, dtype: str = "uint8", window: tuple[float, float] | None = None
+    ) -> np.ndarray:
         """`(H, W, channels)`, uint8 or float32 in [0, 1], as `imaging.decode_image`."""
-        return read_image(self.images[stem], channels, dtype=dtype)
+        return read_image(self.images[stem], channels, dtype=dtype, window=window)
 
     def mask(self, stem: str, classes: int = 1) -> np.ndarray:
         """Labels `(H, W)` uint8: 0 background, 1..classes, as grey or as a palette's index. With one class any non-zero is 1.

@@ -46,6 +46,7 @@ _NEEDED = ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation")
 _GREY_ELEMENTS = (
     "RescaleSlope",
     "RescaleIntercept",
+    "RescaleType",
     "ModalityLUTSequence",
     "WindowCenter",
     "WindowWidth",
@@ -222,26 +223,29 @@ def check_layout(layout: Layout, limits: Limits) -> None:
         raise MalformedImage(f"{layout.photometric} is of JPEG 2000 alone; correct the photometric interpretation")
 
 
-def decode_dicom(data: bytes, limits: Limits, dtype: str = "uint8") -> np.ndarray:
+def decode_dicom(data: bytes, limits: Limits, dtype: str = "uint8", window: tuple[float, float] | None = None) -> np.ndarray:
     """Decode a single-frame DICOM file to `(H, W, 1 or 3)`, as `decode_frames` does each frame."""
     dataset = read_dataset(data, limits)
     if frame_count(dataset) != 1:
         raise UnsupportedImage(
             f"the DICOM file holds {frame_count(dataset)} frames; ask for dicom-seg, or send one frame a file"
         )
-    (frame,) = decode_frames(dataset, dtype)  # to the end: it may hold more than its header says
+    (frame,) = decode_frames(dataset, dtype, window)  # to the end: it may hold more than its header says
     return frame
 
 
-def decode_frames(dataset: Dataset, dtype: str = "uint8") -> Iterator[np.ndarray]:
+def decode_frames(dataset: Dataset, dtype: str = "uint8", window: tuple[float, float] | None = None) -> Iterator[np.ndarray]:
     """Each frame as `(H, W, 1 or 3)`, uint8 or float32 in [0, 1]: `dicom_grey.grey` or `dicom_colour.colour` of the stored
-    pixels, with the values of this frame in an enhanced object. Raises MalformedImage, UnsupportedImage or ImageTooLarge.
+    pixels, with the values of this frame in an enhanced object. window: as `dicom_grey.grey` takes it. Raises
+    MalformedImage, UnsupportedImage or ImageTooLarge.
     """
     try:
         layout = layout_of(dataset)
         for index, (values, photometric) in enumerate(stored_frames(dataset, layout)):
             if photometric in _GREY:
-                yield grey(values, _parameters(dataset, index), layout.stored, layout.signed, dtype)
+                yield grey(values, _parameters(dataset, index), layout.stored, layout.signed, dtype, window)
+            elif window is not None:
+                raise UnsupportedImage("the model takes CT in Hounsfield units, which colour has not; send the CT image itself")
             else:
                 yield colour(values, photometric, dataset, layout.stored, layout.signed, dtype)
     except broken_errors() as error:

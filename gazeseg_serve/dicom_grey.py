@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import MalformedImage
+from .errors import MalformedImage, UnsupportedImage
 from .pixels import eight_bit, map_values, unit_range
 
 if TYPE_CHECKING:
@@ -17,30 +17,60 @@ if TYPE_CHECKING:
 Voi = Callable[[np.ndarray], np.ndarray]
 
 
-def grey(values: np.ndarray, parameters: Dataset, bits: int, signed: bool, dtype: str) -> np.ndarray:
+def grey(
+    values: np.ndarray,
+    parameters: Dataset,
+    bits: int,
+    signed: bool,
+    dtype: str,
+    window: tuple[float, float] | None = None,
+) -> np.ndarray:
     """`(H, W)` integers as stored -> `(H, W, 1)` uint8 as displayed, or float32 in [0, 1] at the file's own depth.
 
     parameters: the elements that hold for this frame. bits, signed: of a stored value.
     uint8: the modality transform, then the first VOI LUT or window. Without one, up to 8 bit keep their scale (0 to
     2**bits - 1, or the signed range, is black to white), and more are brought to 8 bit as `pixels.eight_bit` does. A
     window that cannot be used is as none. float32: the modality transform, then `pixels.unit_range`.
+    window: in place of all that, the modality value that is black and the one that is white (0 and 1), whatever the file
+    says of windows and polarity, as Hounsfield units have neither.
     Padding has no part in any scale, and is black. Raises MalformedImage where the transform makes nothing that can be
-    shown.
+    shown, UnsupportedImage where a window is asked for and the file has no rescale to Hounsfield units.
     """
+    if window is not None:
+        _check_hounsfield(parameters)
 
     def shown(levels: np.ndarray) -> np.ndarray:
         kept = ~_padding(levels, parameters, signed)
         result = np.zeros(len(levels), dtype)
         if kept.any():
-            result[kept] = _displayed(_modality(levels[kept], parameters, signed), parameters, bits, signed, dtype)
+            result[kept] = _displayed(_modality(levels[kept], parameters, signed), parameters, bits, signed, dtype, window)
         return result
 
     return map_values(values, shown)[..., None]
 
 
-def _displayed(modality: np.ndarray, parameters: Dataset, bits: int, signed: bool, dtype: str) -> np.ndarray:
+def _check_hounsfield(parameters: Dataset) -> None:
+    named = str(parameters.get("RescaleType") or "HU")
+    if number(parameters, "RescaleIntercept") is None or named != "HU":
+        found = f"a rescale to {named[:16]!r}" if named != "HU" else "no rescale"
+        raise UnsupportedImage(
+            f"the model takes CT in Hounsfield units, and the DICOM file has {found}; send the CT image itself"
+        )
+
+
+def _displayed(
+    modality: np.ndarray,
+    parameters: Dataset,
+    bits: int,
+    signed: bool,
+    dtype: str,
+    window: tuple[float, float] | None,
+) -> np.ndarray:
     if not math.isfinite(float(modality.max()) - float(modality.min())):
         raise MalformedImage("the rescale values of the DICOM file make pixels that are not finite; correct them")
+    if window is not None:
+        share = np.clip((modality - window[0]) / (window[1] - window[0]), 0, 1)
+        return share.astype(np.float32) if dtype == "float32" else _rounded(share * 255)
     inverted = parameters.get("PhotometricInterpretation") == "MONOCHROME1"
     if dtype == "float32":
         return unit_range(-modality if inverted else modality)

@@ -44,13 +44,20 @@ _DECODE_ERRORS = (
 )
 
 
-def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS, dtype: str = "uint8") -> np.ndarray:
+def decode_image(
+    data: bytes,
+    channels: int = 3,
+    limits: Limits = DEFAULT_LIMITS,
+    dtype: str = "uint8",
+    window: tuple[float, float] | None = None,
+) -> np.ndarray:
     """Decode one PNG, JPEG, TIFF or DICOM file.
 
     Returns `(H, W, channels)`, upright (EXIF orientation applied), alpha composited on black. As uint8, grey of more than 8 bit
     is brought to 8 by `pixels.eight_bit`, DICOM by `dicom_grey.grey`. As float32, a file's whole depth is kept, DICOM after
     the modality (rescale) transform and without its window, and `unit_range` brings it to [0, 1]; colour PNG and TIFF have
-    8 bit.
+    8 bit. window: of Hounsfield units, as the InputSpec says; DICOM is cut to it, a picture of 8 bit is taken to be so already
+    and keeps its scale, and one of more is refused, since nothing says what its values are.
     Raises MalformedImage, UnsupportedImage or ImageTooLarge.
     """
     if not data:
@@ -58,7 +65,7 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(f"the image has {len(data)} bytes, the limit is {limits.max_bytes}; send a smaller file")
     if is_dicom(data):
-        return with_channels(decode_dicom(data, limits, dtype), channels)
+        return with_channels(decode_dicom(data, limits, dtype, window), channels)
     quiet_readers()
     _check_pieces(pieces(data) if data[:2] in (b"II", b"MM") else 0)
     try:
@@ -68,11 +75,16 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
                 check_scans(data)
             wide = ";16" in str(image.tile[:1])
             image.load()
+            if window is not None and image.mode.startswith("I"):
+                raise UnsupportedImage(
+                    "the model takes CT in Hounsfield units, and grey of more than 8 bit does not say them; send DICOM"
+                )
             pixels = _to_array(image, dtype)
             if wide and pixels.shape[2] == 3:
                 check_wide_colour(pixels)
             if dtype == "float32" and pixels.dtype != np.float32:
-                pixels = unit_range(with_channels(pixels.astype(np.float32), channels))
+                pixels = with_channels(pixels.astype(np.float32), channels)
+                pixels = unit_range(pixels) if window is None else pixels / np.float32(255)
             return with_channels(pixels, channels)
     except UnidentifiedImageError:
         raise UnsupportedImage("not an image this accepts; send PNG, JPEG, TIFF or DICOM") from None
@@ -82,13 +94,19 @@ def decode_image(data: bytes, channels: int = 3, limits: Limits = DEFAULT_LIMITS
         raise MalformedImage("the image cannot be decoded; it is truncated or corrupt") from error
 
 
-def read_image(path: Path | str, channels: int = 3, limits: Limits = DEFAULT_LIMITS, dtype: str = "uint8") -> np.ndarray:
+def read_image(
+    path: Path | str,
+    channels: int = 3,
+    limits: Limits = DEFAULT_LIMITS,
+    dtype: str = "uint8",
+    window: tuple[float, float] | None = None,
+) -> np.ndarray:
     """Read the image file at `path`; as `decode_image`, with the path in the error."""
     path = Path(path)
     try:
         if path.stat().st_size > limits.max_bytes:
             raise ImageTooLarge(f"{path.stat().st_size} bytes, the limit is {limits.max_bytes}")
-        return decode_image(path.read_bytes(), channels, limits, dtype)
+        return decode_image(path.read_bytes(), channels, limits, dtype, window)
     except ImageError as error:
         raise type(error)(f"{path}: {error}") from error
     except OSError as error:

@@ -73,7 +73,7 @@ class Purpose:
 def prepare(spec: InputSpec, data: bytes, limits: Limits, purpose: Purpose) -> tuple[np.ndarray, Size]:
     """An image file as the network takes it, `(size, size, C)`, and its own (height, width). Raises ImageError."""
     check_file(purpose.use, data, purpose.force)
-    image = decode_image(data, spec.channels, limits, spec.dtype)
+    image = decode_image(data, spec.channels, limits, spec.dtype, spec.window)
     return _predictor(spec).prepare(image), (image.shape[0], image.shape[1])
 
 
@@ -83,7 +83,8 @@ def encode(
     """The answer to `options` for item `index` of the engine's outputs. An overlay decodes the file `data` once more:
     an image that is kept while others are worked on costs more than that.
     """
-    picture = decode_image(data, artifact.input.channels, limits) if options.output == "overlay" else None
+    spec = artifact.input
+    picture = decode_image(data, spec.channels, limits, window=spec.window) if options.output == "overlay" else None
     prediction = finish(outputs, index, size, artifact.presence, options.presence)
     rendered = render(prediction, artifact, options.output, options.threshold, options.disagreement, picture)
     if options.gzip and rendered.media_type == "application/json" and len(rendered.content) >= _GZIP_FROM:
@@ -121,7 +122,9 @@ def prepare_series(
     size = int(sources[0].Rows), int(sources[0].Columns)
     predictor, prepared = _predictor(spec), []
     for place, source in enumerate(sources):
-        prepared += [predictor.prepare(with_channels(frame, spec.channels)) for frame in decode_frames(source, spec.dtype)]
+        prepared += [
+            predictor.prepare(with_channels(frame, spec.channels)) for frame in decode_frames(source, spec.dtype, spec.window)
+        ]
         sources[place] = None  # type: ignore[call-overload]  # its pixels are no longer needed
         del source
     return prepared, size

@@ -61,7 +61,7 @@ class LocalMasks:
         dataset = read_dataset(content, self._limits)
         found: list[np.ndarray] = []
         waiting: list[np.ndarray] = []
-        for frame in decode_frames(dataset, spec.dtype):
+        for frame in decode_frames(dataset, spec.dtype, spec.window):
             waiting.append(with_channels(frame, spec.channels))
             if len(waiting) == _FRAMES_AT_ONCE:
                 found += self._labels(waiting)

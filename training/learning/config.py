@@ -38,6 +38,9 @@ class Data:
     normalisation: str = key(
         "imagenet", '"imagenet": mean and deviation of ImageNet, on 8 bit; "zscore": each image by its own, at its own depth'
     )
+    window: tuple[float, ...] = key(
+        (), "of CT: the least and the greatest Hounsfield unit, black and white in every image; [] takes a file's own scale"
+    )
     classes: tuple[str, ...] = key(("lesion",), "names of the foreground classes, in label order")
     supervision: str = key(
         "gaze",
@@ -60,6 +63,8 @@ class Data:
         if not 0 <= self.negatives < 1:
             raise ConfigError(f"data.negatives = {self.negatives} is a share of a batch: 0 or more, and less than 1")
         _known("data.supervision", self.supervision, SUPERVISIONS)
+        if len(self.window) not in (0, 2):
+            raise ConfigError(f"data.window = {list(self.window)}: give the least and the greatest Hounsfield unit, or []")
         if self.size > LARGEST:
             raise ConfigError(f"data.size = {self.size} is above {LARGEST}, the largest image that a network takes here")
         _known("data.maps", self.maps, MAPS)
@@ -237,13 +242,8 @@ class TrainConfig:
                 f'{self.data.normalisation!r}; set that, or network.encoder = "unet"'
             )
         _ = self.input_spec, self.architecture  # their own checks, with their own words
-        check_rival(
-            self.loss.rival,
-            self.data.supervision,
-            self.input_spec.outputs,
-            self.augment.rotate,
-            self.optimiser.average,
-        )
+        outputs, rotate = self.input_spec.outputs, self.augment.rotate
+        check_rival(self.loss.rival, self.data.supervision, outputs, rotate, self.optimiser.average)
         if self.data.size % (16 * self.network.stride):
             raise ConfigError(
                 f"data.size {self.data.size} is not a multiple of {16 * self.network.stride}, which a network of "
@@ -254,7 +254,8 @@ class TrainConfig:
     def input_spec(self) -> InputSpec:
         d = self.data
         try:
-            return InputSpec(d.size, d.channels, "stretch", d.normalisation, d.classes)
+            window = (d.window[0], d.window[1]) if len(d.window) == 2 else None
+            return InputSpec(d.size, d.channels, "stretch", d.normalisation, d.classes, window=window)
         except ContractError as error:
             raise ConfigError(f"data: {error}") from error
 

@@ -87,7 +87,7 @@ def pack_gaze(
             gaze_map = load_map(masks, stem, refined)
         except FileNotFoundError:
             return None
-        size, image = (spec.size, spec.size), dataset.image(stem, spec.channels, spec.dtype)
+        size, image = (spec.size, spec.size), dataset.image(stem, spec.channels, spec.dtype, spec.window)
         check_map(masks, stem, gaze_map, dataset.images[stem], image.shape[:2])
         if whole:
             maps = gaze_map if gaze_map.ndim == 3 else gaze_map[None]
@@ -125,7 +125,7 @@ def pack_annotated(dataset: Dataset, stems: Sequence[str], spec: InputSpec, leve
         scribble = real_scribble(dataset, stem, len(spec.classes)) if scheme == "scribble" else None
         if scribble is None and stem not in dataset.masks:
             continue
-        image = dataset.image(stem, spec.channels, spec.dtype)
+        image = dataset.image(stem, spec.channels, spec.dtype, spec.window)
         if scribble is None:
             labels = annotate(resize_labels(dataset.mask_of(stem, image, len(spec.classes)), size), scheme)
         else:
@@ -148,7 +148,7 @@ def pack_truth(dataset: Dataset, stems: Sequence[str], spec: InputSpec) -> Packe
     size = (spec.size, spec.size)
     images, masks = [], []
     for stem in kept:
-        image = dataset.image(stem, spec.channels, spec.dtype)
+        image = dataset.image(stem, spec.channels, spec.dtype, spec.window)
         images.append(resize_image(image, size))
         masks.append(resize_labels(dataset.mask_of(stem, image, len(spec.classes)), size))
     return Packed(
@@ -159,7 +159,7 @@ def pack_truth(dataset: Dataset, stems: Sequence[str], spec: InputSpec) -> Packe
 def pack_images(dataset: Dataset, stems: Sequence[str], spec: InputSpec) -> np.ndarray:
     """The images alone, `(N, H, W, C)` at the network's size, of the InputSpec's dtype."""
     size = (spec.size, spec.size)
-    images = [resize_image(dataset.image(stem, spec.channels, spec.dtype), size) for stem in stems]
+    images = [resize_image(dataset.image(stem, spec.channels, spec.dtype, spec.window), size) for stem in stems]
     return np.array(images, spec.dtype).reshape(-1, *size, spec.channels)
 
 

@@ -61,7 +61,7 @@ def pack_negatives(
     looked = [] if masks is None else [stem for stem in stems if stem not in dataset.negatives]
 
     def whole(stem: str) -> np.ndarray:
-        return resize_image(dataset.image(stem, spec.channels, spec.dtype), size)
+        return resize_image(dataset.image(stem, spec.channels, spec.dtype, spec.window), size)
 
     def crops(stem: str) -> list[np.ndarray]:
         assert masks is not None, "there are none to cut otherwise"
@@ -70,7 +70,7 @@ def pack_negatives(
             return []
         rng = np.random.default_rng((seed, *stem.encode()))
         boxes = [box for box in (empty_box(taken, rng) for _ in range(CROPS)) if box is not None]
-        image = dataset.image(stem, spec.channels, spec.dtype) if boxes else None
+        image = dataset.image(stem, spec.channels, spec.dtype, spec.window) if boxes else None
         return [] if image is None else [resize_image(image[box], size) for box in boxes]
 
     with ThreadPoolExecutor(2) as pool:

@@ -132,7 +132,7 @@ def _opinions(ensemble: Ensemble, dataset: Dataset, stems: Sequence[str]) -> Ite
     spec = ensemble.spec
     for start in range(0, len(stems), _BATCH):
         part = stems[start : start + _BATCH]
-        images = [dataset.image(stem, spec.channels, spec.dtype) for stem in part]
+        images = [dataset.image(stem, spec.channels, spec.dtype, spec.window) for stem in part]
         x = torch.from_numpy(np.stack([resize_image(image, (spec.size, spec.size)) for image in images]))
         x = ensemble.normalise(x.permute(0, 3, 1, 2).float())
         said = activation(torch.stack([_flipped(ensemble, x, axes) for axes in _FLIPS]).mean(dim=0))

@@ -56,7 +56,7 @@ def evaluate(model: Path | str, data: Path | str, split: str, out: Path | str | 
     reliability: dict[str, Reliability] = {}
     classes = len(spec.classes)
     for stem in track(stems, f"evaluating {split}", len(stems)):
-        image = dataset.image(stem, spec.channels, spec.dtype)
+        image = dataset.image(stem, spec.channels, spec.dtype, spec.window)
         truth = dataset.mask_of(stem, image, classes)
         for member, prediction in predict(image).items():
             mask = masks[stem] = prediction.mask()  # the last member's is kept, for the pictures
@@ -90,7 +90,7 @@ def _alarms(
     """By member, in how many of the negatives it marks anything."""
     alarms: dict[str, int] = {}
     for stem in track(negatives, "evaluating the negatives", len(negatives)):
-        for member, prediction in predict(dataset.image(stem, spec.channels, spec.dtype)).items():
+        for member, prediction in predict(dataset.image(stem, spec.channels, spec.dtype, spec.window)).items():
             alarms[member] = alarms.get(member, 0) + bool(prediction.mask().any())
     return alarms
 
@@ -243,7 +243,7 @@ def worst_cases(
     worst = sorted((score for score in evaluation.scores if score.member == member), key=lambda s: s.dice)[:count]
     tiles = []
     for score in worst:
-        image = as_rgb(dataset.image(score.image, spec.channels))
+        image = as_rgb(dataset.image(score.image, spec.channels, window=spec.window))
         picture = outline(outline(image, dataset.mask(score.image, len(spec.classes)), (0, 180, 216)), masks[score.image])
         tile = np.full((222, 222, 3), 255, np.uint8)
         small = thumbnail(picture, 200)

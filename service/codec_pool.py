@@ -32,7 +32,7 @@ from .turns import Turns
 
 _PRELOAD = "gazeseg_serve.service.codec_preload"
 _LEAST = 64 * 2**20  # bytes that any piece of work gets
-_BACKLOG = 2  # new work may wait for so many times the whole memory; more would wait in vain
+_BACKLOG = 8  # new work may wait for so many times the whole memory, some ten seconds' work; more would wait in vain
 _LOST = (EOFError, OSError)  # what the pipe raises when the process has ended
 
 
@@ -163,7 +163,7 @@ class CodecPool:
                 if isinstance(error, MalformedImage) and memory == _LEAST:
                     raise
         try:
-            return await self._once(request, blobs, self._memory, begun, patient)
+            return await self._once(request, blobs, self._memory, begun, patient or memory < self._memory)
         except _OutOfMemory:
             raise ImageTooLarge(
                 f"the image takes more than {self._memory} bytes to decode, or its answer to make, which is the "

@@ -21,11 +21,13 @@ import psutil
 import pytest
 
 pytest.importorskip("pydantic_settings")
+from gated_service import until
 from serving import encoded, images
 
 from gazeseg_serve.contract import InputSpec
 from gazeseg_serve.errors import ImageTooLarge, MalformedImage
 from gazeseg_serve.pixels import Limits
+from gazeseg_serve.service import codec_pool
 from gazeseg_serve.service.codec_pool import CodecPool, Done, _Process
 from gazeseg_serve.service.codec_tasks import Purpose, prepare
 from gazeseg_serve.service.problems import Problem
@@ -167,7 +169,7 @@ def test_new_work_is_refused_once_too_much_waits_and_a_batch_waits_on() -> None:
     async def scenario(pool: CodecPool) -> None:
         first = asyncio.ensure_future(decode(pool, LONG, memory=768 * MIB))
         await processes(pool)
-        waiting = [asyncio.ensure_future(decode(pool, encoded(), memory=768 * MIB)) for _ in range(2)]
+        waiting = [asyncio.ensure_future(decode(pool, encoded(), memory=768 * MIB)) for _ in range(8)]
         await asyncio.sleep(0)
         with pytest.raises(Problem, match="too many or too large") as refused:
             await decode(pool, encoded())
@@ -199,6 +201,18 @@ def test_a_batch_that_waits_turns_nobody_away() -> None:
         one = await decode(pool, encoded())
         assert one.header["size"] == [48, 80]
         await asyncio.gather(first, *batch)
+
+    with_pool(scenario)
+
+
+def test_a_second_attempt_turns_nobody_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_pool, "_BACKLOG", 1)
+
+    async def scenario(pool: CodecPool) -> None:
+        large = [asyncio.ensure_future(decode(pool, LONG, memory=1)) for _ in range(2)]  # each then wants the whole
+        await until(lambda: any(waiter.patient for waiter in pool._turns._waiting))
+        assert (await decode(pool, encoded())).header["size"] == [48, 80]
+        await asyncio.gather(*large)
 
     with_pool(scenario)
 

@@ -31,6 +31,7 @@ from .drain import drain_on_sigterm
 from .edge import Edge
 from .model_host import Answer, Job, RunBatch
 from .plain_errors import ProblemsOnly
+from .prefix import without_prefix
 from .problems import busy
 from .routes import create_api
 from .runtime import Runtime
@@ -91,14 +92,14 @@ class Service(bentoml.Service[Any]):
         """
         whole, edge = super().to_asgi(is_main), self.mount_apps[0][0]
         if os.environ["OTEL_SDK_DISABLED"].lower() != "true":
-            return ProblemsOnly(whole)
+            return without_prefix(ProblemsOnly(whole), edge.root_path)
         others = ProblemsOnly(whole)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             short = scope["type"] == "http" and scope["path"].startswith(("/v1/", "/v2/"))
             await (edge if short else others)(scope, receive, send)
 
-        return app
+        return without_prefix(app, edge.root_path)
 
     def schema(self) -> dict[str, Any]:
         """What BentoML's own clients ask for at /schema.json."""

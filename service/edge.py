@@ -45,6 +45,7 @@ class Edge:
         settings = runtime.settings
         self._api, self._telemetry, self._keys = api, runtime.telemetry, runtime.keys
         self._admission, self._held = runtime.admission, runtime.held
+        self.root_path = settings.root_path
         self._limit = settings.max_bytes + MULTIPART_ALLOWANCE
         self._batch_limit = settings.max_batch_bytes + MULTIPART_ALLOWANCE
         self._app: ASGIApp = self._answer

@@ -31,6 +31,8 @@ def create_api(runtime: Runtime, docs_assets: Path) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Relative to the document, so that Swagger UI asks this server under whatever prefix a proxy shows it.
+        servers=[{"url": "."}],
         description="Segmentation of medical images by models trained from gaze.",
     )
     problems.install(api)
@@ -97,7 +99,7 @@ def _model(runtime: Runtime, name: str) -> dict[str, Any]:
 
 
 def _add_pages(api: FastAPI, assets: Path) -> None:
-    """The page to try it at `/` and the documentation at `/docs`; both load everything from here."""
+    """The page to try it at `/` and the documentation at `/docs`; both load everything from here, by relative URLs."""
     own = "default-src 'none'; script-src 'self'; img-src 'self' blob: data:; "
     own += "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; "
     api.mount("/page", StaticFiles(directory=PAGE, follow_symlink=True))

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
                     long an answer may take after that; `write_seconds`: how long a client may take nothing of it
     drain_seconds   after SIGTERM: how long new requests are still answered (with 503) before the port closes
     grace_seconds   after SIGTERM: the process has ended by then, whatever runs
+    root_path       prefix of the paths that a proxy passes on whole ("/gaze"); one that takes it off needs no setting
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     api_keys_file: Path | None = None
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    root_path: str = Field(default="", pattern=r"^(/[A-Za-z0-9._~-]+)*$")
     log_format: Literal["json", "plain"] = "json"
 
     @field_validator("api_keys", mode="before")

@@ -194,5 +194,5 @@ if (await begin()) {
   const wanted = new URLSearchParams(location.hash.slice(1));
   at("disagreement").checked = wanted.has("disagreement");
   chooseDisagreement();
-  document.querySelector(`[data-sample="/page/sample${Number(wanted.get("sample"))}.jpg"]`)?.click();
+  document.querySelector(`[data-sample="page/sample${Number(wanted.get("sample"))}.jpg"]`)?.click();
 }

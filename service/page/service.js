@@ -20,10 +20,10 @@ export function useModel(name) {
   model = name;
 }
 
-// The path of the chosen model's card, and with `end` of what it does.
+// The path, from the page's own, of the chosen model's card, and with `end` of what it does.
 function pathOf(end = "") {
-  if (model) return `/v1/models/${encodeURIComponent(model)}${end}`;
-  return end ? `/v1${end}` : "/v1/model";
+  if (model) return `v1/models/${encodeURIComponent(model)}${end}`;
+  return end ? `v1${end}` : "v1/model";
 }
 
 export async function card() {
@@ -31,7 +31,7 @@ export async function card() {
 }
 
 export async function models() {
-  return (await ask("/v1/models")).json();
+  return (await ask("v1/models")).json();
 }
 
 function pause(milliseconds, signal) {

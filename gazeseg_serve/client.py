@@ -9,7 +9,8 @@
         client.dicom_seg(["1.dcm", "2.dcm"])        # the same of a whole series
         client.dicom_sr("slice.dcm")                # bytes of a DICOM Structured Report: count and areas
         client.batch(["a.jpg", "b.png"])            # [Mask, Mask]; a ServiceError in the place of an image refused
-        client.model(), client.models()             # the model's card; the names of all models
+        client.stream(frames)                       # a mask a frame of a video, over one connection: see StreamMask
+    client.model(), client.models()             # the model's card; the names of all models
 
 An image is a path, the bytes of an image file (or a bytearray, a memoryview), a binary file object, pixels as uint8
 `(H, W)`, `(H, W, 1)` or `(H, W, 3)` RGB, or a Pillow image; the last two are sent as PNG.
@@ -20,7 +21,8 @@ the way to it does, ImageError for a source that cannot be sent, ConfigError for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
@@ -28,12 +30,13 @@ import numpy as np
 from .client_answers import Mask, ServiceError
 from .client_base import Base
 from .client_calls import Call, Query, Source
+from .client_stream import StreamMask, StreamOptions, stream, stream_async
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["AsyncClient", "Client", "Mask", "ServiceError", "Source"]
+__all__ = ["AsyncClient", "Client", "Mask", "ServiceError", "Source", "StreamMask", "StreamOptions"]
 
 T = TypeVar("T")
 
@@ -115,6 +118,18 @@ class Client(Base):
     ) -> list[Mask | ServiceError]:
         """The masks of several images in one request, in their order; a ServiceError in the place of an image refused."""
         return self._send(self._calls.batch(sources, Query(threshold, False, presence, force)))
+
+    def stream(
+        self,
+        frames: Iterable[tuple[float, Source]],
+        options: StreamOptions = StreamOptions(),  # noqa: B008  (frozen)
+    ) -> Iterator[StreamMask]:
+        """Send frames, (time in seconds, image) each, over one WebSocket; one StreamMask a frame comes back.
+
+        `frames` is gone through in a thread of its own, three ahead of the answers at the most. What it raises is raised
+        here. Raises ServiceError where the stream cannot be opened or ends before the last answer. Not tried again.
+        """
+        return stream(self._stream_address(), frames, options)
 
     def model(self) -> dict[str, Any]:
         """The model's card."""
@@ -227,6 +242,16 @@ class AsyncClient(Base):
     ) -> list[Mask | ServiceError]:
         """As Client.batch."""
         return await self._send(self._calls.batch(sources, Query(threshold, False, presence, force)))
+
+    async def stream(
+        self,
+        frames: Iterable[tuple[float, Source]] | AsyncIterable[tuple[float, Source]],
+        options: StreamOptions = StreamOptions(),  # noqa: B008  (frozen)
+    ) -> AsyncIterator[StreamMask]:
+        """As Client.stream; `frames` may be an async iterable, and is gone through in a task."""
+        async with contextlib.aclosing(stream_async(self._stream_address(), frames, options)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def model(self) -> dict[str, Any]:
         """As Client.model."""

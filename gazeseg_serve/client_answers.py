@@ -159,6 +159,14 @@ def as_dicom(response: httpx.Response) -> bytes:
     return _read_answer(response, "a DICOM file", read)
 
 
+def as_labels(content: bytes) -> np.ndarray:
+    """The labels of a mask's PNG. Raises ServiceError."""
+    try:
+        return _labels(content)
+    except _BROKEN as error:
+        raise ServiceError(f"the service sent what is no mask ({error})", code="bad-answer") from error
+
+
 def _labels(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content), formats=("PNG",)) as picture:
         if picture.mode not in ("1", "L", "P"):

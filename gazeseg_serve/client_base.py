@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .client_answers import ServiceError, asked_pause, check
 from .client_calls import Call, Calls
+from .client_stream import Address
 from .errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Base:
             raise ConfigError(f"retries {retries!r}; give a number of tries after the first, 0 or more")
         self._url, self._retries, self._calls = self._checked(url), retries, Calls(model)
         # Waiting for one of the client's own connections is no failure, however many wait.
+        self._timeout = timeout
         limit = self._httpx.Timeout(timeout, pool=None)
         self._options: dict[str, Any] = {
             "base_url": self._url, "timeout": limit, "transport": transport, "headers": _key_header(api_key),
@@ -65,6 +67,11 @@ class Base:
             return kind(**self._options)
         except (ValueError, OSError, self._httpx.InvalidURL) as error:  # a proxy or certificates named in the environment
             raise ConfigError(f"no client can be made ({error}); see HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE") from error
+
+    def _stream_address(self) -> Address:
+        """Where this client's frames go."""
+        base = str(self._url.copy_with(scheme={"http": "ws", "https": "wss"}[self._url.scheme])).rstrip("/")
+        return Address(base + self._calls.stream_path, self._options["headers"], self._timeout)
 
     def _pauses(self) -> Iterator[float | None]:
         """How long to wait after each try, growing, with jitter so that clients do not come back all at once; at last

@@ -79,6 +79,10 @@ class Calls:
             raise ConfigError(f"model {model!r} is no name of a model; leave it out for the default one")
         self._prefix = "/v1" if model is None else f"/v1/models/{quote(model, safe='')}"
 
+    @property
+    def stream_path(self) -> str:
+        return f"{self._prefix}/stream"
+
     def segment(self, source: Source, wish: Query) -> Call[Mask]:
         return self._one(source, answers.as_mask, "png", wish)
 

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from gazeseg_serve import cpus
+from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.outputs import OF_DICOM
 from gazeseg_serve.png import encode_png
 
@@ -62,6 +63,10 @@ class Steps:
         return ", ".join([*timings, f'batch;desc="{self.batch}"'])
 
 
+# (what the engine gave, the image's size, what is asked for) -> the same, with the frames before counted in
+Steadied = Callable[[Answer, Size, OutputOptions], tuple[Answer, OutputOptions]]
+
+
 class Pipeline:
     """Raises ImageError, ConfigError or Problem from all that segments. Belongs to one event loop."""
 
@@ -78,19 +83,26 @@ class Pipeline:
         now = time.perf_counter()
         return now - min(list(self._begun.values()), default=now)
 
-    async def segment(self, host: ModelHost, data: bytes, options: OutputOptions, patient: bool = False) -> tuple[Reply, Steps]:
-        """Segment the image file `data`. patient: wait for a turn however many wait."""
+    async def segment(
+        self, host: ModelHost, data: bytes, options: OutputOptions, patient: bool = False, steadied: Steadied | None = None
+    ) -> tuple[Reply, Steps]:
+        """Segment the image file `data`. patient: wait for a turn however many wait; steadied: of the stream it is from."""
         if options.output in OF_DICOM:
             return await self.series(host, [data], options, patient)
-        reply, steps = await self._segment(host, data, options, patient)
+        reply, steps = await self._segment(host, data, options, patient, steadied)
         self._observe(steps)
         return reply, steps
 
-    async def _segment(self, host: ModelHost, data: bytes, options: OutputOptions, patient: bool) -> tuple[Reply, Steps]:
+    async def _segment(
+        self, host: ModelHost, data: bytes, options: OutputOptions, patient: bool, steadied: Steadied | None = None
+    ) -> tuple[Reply, Steps]:
         started = time.perf_counter()
         about = peek(data, self._limits.max_pixels)
         prepared, size, decoding = await self._prepare(host, data, about, patient, options)
         answer = await host.infer(prepared)
+        if steadied is not None:
+            given, asked, mend = answer, options, steadied
+            (answer, options), _ = await self._in_thread(lambda: mend(given, size, asked))
         reply, encoding = await self._encode(host, answer, size, options, data, about)
         return reply, _steps(started, decoding, answer.engine, encoding, answer.batch)
 
@@ -239,10 +251,16 @@ def _purpose(host: ModelHost, options: OutputOptions) -> dict[str, object]:
     return {"purpose": dataclasses.asdict(Purpose(host.artifact.intended_use, options.force))}
 
 
+def item_of(answer: Answer) -> Outputs:
+    """What the engine gave for one image of its batch, alone."""
+    place, spread = slice(answer.index, answer.index + 1), answer.outputs.disagreement
+    return Outputs(answer.outputs.probability[place], None if spread is None else spread[place])
+
+
 def _item(answer: Answer) -> tuple[list[tuple[int, ...]], list[bytes]]:
     """Shapes and bytes of what the engine gave for one image of its batch."""
-    given, place = (answer.outputs.probability, answer.outputs.disagreement), slice(answer.index, answer.index + 1)
-    arrays = [array[place] for array in given if array is not None]
+    item = item_of(answer)
+    arrays = [array for array in (item.probability, item.disagreement) if array is not None]
     return [array.shape for array in arrays], [array.tobytes() for array in arrays]
 
 

@@ -19,7 +19,7 @@ import httptools
 
 from .head_limits import HeadLimits
 from .runtime import Runtime
-from .uvicorn_server import running_server, use_protocol
+from .uvicorn_server import bound_streams, running_server, use_protocol
 
 LINGER_SECONDS = 5.0
 _LEAST_TAKEN = 64 * 1024  # bytes in `write_seconds`
@@ -29,6 +29,7 @@ def guard_connections(runtime: Runtime) -> None:
     """Make the uvicorn server of this process use `Connection`; elsewhere (in tests) it does nothing."""
     if (server := running_server()) is not None:
         use_protocol(server, lambda **options: Connection(runtime, **options))
+        bound_streams(server, runtime.settings.max_frame_bytes)
 
 
 class Connection(HeadLimits):
@@ -88,8 +89,10 @@ class Connection(HeadLimits):
         if self.parser.should_upgrade() and not self._should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._offered = True
             return
-        self._receiving = True
         super().on_headers_complete()
+        if self.parser.should_upgrade() and self._should_upgrade():
+            return  # the rest is a WebSocket's
+        self._receiving = True
         self.cycle.transport = _Parting(self, self.transport)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
-import uuid
 from collections.abc import MutableMapping
 from contextlib import ExitStack
 from typing import Any
@@ -17,13 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .limits import MULTIPART_ALLOWANCE, Admission, BodyLimit, Held
 from .plain_errors import ProblemsOnly
-from .problems import Problem, internal_error, response
+from .problems import Problem, internal_error, request_id, response
 from .runtime import Runtime
+from .streams import Streams
 
 log = logging.getLogger("gazeseg_serve.access")
 
 _AT_ONCE = 64 * 1024  # bytes of an answer that the server takes at once
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # What every answer carries unless its route says otherwise; as bytes, for this is done for every request.
 _DEFAULTS = [
     (name.lower().encode(), value.encode())
@@ -46,6 +44,7 @@ class Edge:
         self._api, self._telemetry, self._keys = api, runtime.telemetry, runtime.keys
         self._admission, self._held = runtime.admission, runtime.held
         self.root_path = settings.root_path
+        self._streams = Streams(runtime)
         self._limit = settings.max_bytes + MULTIPART_ALLOWANCE
         self._batch_limit = settings.max_batch_bytes + MULTIPART_ALLOWANCE
         self._app: ASGIApp = self._answer
@@ -60,6 +59,9 @@ class Edge:
         self._app = ProblemsOnly(self._app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._streams(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._api(scope, receive, send)
             return
@@ -121,8 +123,7 @@ class Visit:
     def __init__(self, scope: MutableMapping[str, Any], send: Send, admission: Admission, held: Held) -> None:
         self._send, self._admission, self._held = send, admission, held
         self.headers = Headers(scope=scope)
-        given = self.headers.get("x-request-id", "")
-        self.id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.id = request_id(self.headers)
         self.started = time.perf_counter()
         self.client = "refused"
         self.status = 0

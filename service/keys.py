@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from pathlib import Path
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from gazeseg_serve.errors import ConfigError
 
@@ -32,12 +32,15 @@ class Keys:
                 raise ConfigError(f"{settings.api_keys_file} holds no key; the service would be open to everyone")
         return cls(keys)
 
-    def check(self, request: Request) -> str:
-        """The client's name for counting: a digest of its key, else its address. Raises 401."""
+    def check(self, request: HTTPConnection, offered: str = "") -> str:
+        """The client's name for counting: a digest of its key, else its address. Raises 401.
+
+        offered: a key that came elsewhere than in a header, which counts where no header has one.
+        """
         if not self._digests:
             return request.client.host if request.client else "unknown"
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        given = bearer if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+        given = bearer if scheme.lower() == "bearer" else request.headers.get("x-api-key", "") or offered
         # A header is bytes, shown to us as Latin-1; clients send a letter that is not ASCII in this or in UTF-8.
         sent = given.strip().encode("latin-1")
         digests = [hashlib.sha256(spelled).digest() for spelled in (sent, sent.decode("latin-1").encode())]

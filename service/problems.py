@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
+import uuid
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from python_multipart.exceptions import FormParserError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -27,6 +30,7 @@ from .cancel import ClientGone
 
 log = logging.getLogger("gazeseg_serve.service")
 
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _STATUS_OF = {MalformedImage: 400, ImageTooLarge: 413, UnsupportedImage: 415, MissingExtraError: 415, ImageError: 422}
 
 
@@ -128,6 +132,12 @@ def response(problem: Problem, scope: Scope, **members: Any) -> Response:
     if scope["path"].startswith("/v2"):
         body["error"] = problem.detail  # where clients of the Open Inference Protocol look
     return JSONResponse(body, problem.status, problem.headers, media_type="application/problem+json")
+
+
+def request_id(headers: Headers) -> str:
+    """The client's own, where it is one that can be logged, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 # What a route may raise that is not a bug; ClientGone's answer is read by nobody but the log and the metrics.

@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     codec_bytes     memory for decoding and encoding, of all images together; who does not fit in waits
     head_seconds    how long a client may take to send a request's head, `read_seconds` its body; `timeout_seconds`: how
                     long an answer may take after that; `write_seconds`: how long a client may take nothing of it
+    max_streams     streams open at once, of which one client may hold `client_share`; `max_frame_bytes`: of one frame of a
+                    stream, head and image; `idle_seconds`: after which a stream without a frame is closed
     drain_seconds   after SIGTERM: how long new requests are still answered (with 503) before the port closes
     grace_seconds   after SIGTERM: the process has ended by then, whatever runs
     root_path       prefix of the paths that a proxy passes on whole ("/gaze"); one that takes it off needs no setting
@@ -67,6 +69,9 @@ class Settings(BaseSettings):
     max_batch_pixels: int = Field(default=160_000_000, ge=1)
     held_bytes: int = Field(default=384 * 2**20, ge=2**20)
     codec_bytes: int = Field(default=768 * 2**20, ge=2**26)
+    max_streams: int = Field(default=32, ge=0, le=4096)
+    max_frame_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**30)
+    idle_seconds: Seconds = 300
     batch_seconds: Seconds = 300
     head_seconds: Seconds = 15
     read_seconds: Seconds = 15

@@ -16,7 +16,7 @@ from .log_writer import LogWriter
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
-_FIELDS = ("request_id", "method", "route", "status", "seconds", "bytes_in", "bytes_out", "client", "model", "steps")
+_FIELDS = ("request_id", "method", "route", "status", "seconds", "bytes_in", "bytes_out", "client", "model", "steps", "frames")
 
 
 class Telemetry:
@@ -45,6 +45,14 @@ class Telemetry:
             "gazeseg_batch_size", "Images in one run of the engine", ["model"], buckets=_BATCHES, registry=registry
         )
         self.shed = Counter("gazeseg_shed", "Requests refused or given up", ["reason"], registry=registry)
+        self.streams = Gauge("gazeseg_streams", "Streams open", registry=registry, multiprocess_mode="livesum")
+        self.stream_frames = Counter("gazeseg_stream_frames", "Frames of streams by their end", ["outcome"], registry=registry)
+        self.stream_seconds = Histogram(
+            "gazeseg_stream_frame_seconds",
+            "Time from a frame's last byte to its mask's",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self.in_flight = Gauge("gazeseg_in_flight", "Requests under way", registry=registry, multiprocess_mode="livesum")
         self.queue_depth = Gauge(
             "gazeseg_queue_depth", "Images waiting for the engine", ["model"], registry=registry, multiprocess_mode="livesum"

@@ -27,3 +27,9 @@ def use_protocol(server: uvicorn.Server, make: Callable[..., asyncio.Protocol]) 
         return make(**options)
 
     server.config.http_protocol_class = protocol  # type: ignore[assignment]
+
+
+def bound_streams(server: uvicorn.Server, max_bytes: int) -> None:
+    """The largest message of a WebSocket, longer ones end it with 1009. Images are compressed, so messages are not."""
+    server.config.ws_max_size = max_bytes
+    server.config.ws_per_message_deflate = False

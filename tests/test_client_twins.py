@@ -37,6 +37,9 @@ def methods(kind: type) -> dict[str, inspect.Signature]:
 def test_the_async_client_has_the_same_methods() -> None:
     blocking, waiting = methods(Client), methods(AsyncClient)
     waiting["close"] = waiting.pop("aclose")
+    streams = [found.pop("stream") for found in (blocking, waiting)]
+    assert list(streams[0].parameters) == list(streams[1].parameters)
+    assert inspect.isasyncgenfunction(AsyncClient.stream)
     assert blocking == waiting
     assert len(blocking) >= 9
     assert inspect.signature(Client) == inspect.signature(AsyncClient)
@@ -63,7 +66,7 @@ def test_every_wish_of_a_call_is_sent() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(methods(Client).keys() - {"close"}))
+@pytest.mark.parametrize("name", sorted(methods(Client).keys() - {"close", "stream"}))
 @pytest.mark.parametrize("outcomes", ["answers", "tries again", "gives up", "refuses"])
 def test_both_clients_ask_and_answer_the_same(
     name: str, outcomes: str, pauses: list[float], monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= gazeseg-demo
 
-.PHONY: setup demo demo-quick test test-alone test-slow test-orthanc fuzz soak lint types docs wheel oldest lock audit container capacity clean
+.PHONY: setup demo demo-quick test test-alone test-slow test-orthanc fuzz soak lint types docs wheel oldest lock audit sbom container capacity clean
 
 setup: $(READY)
 
@@ -83,8 +83,11 @@ lock: $(READY)
 # Known vulnerabilities in what the image installs, and in everything that the tests ran with.
 audit: $(READY)
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet 'pip-audit>=2.9'; }
-	build/audit/bin/pip-audit --strict --require-hashes --disable-pip -r deploy/requirements-cpu.txt
-	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+	$(BIN)/python deploy/audit.py build/audit/bin/pip-audit
+
+# Bills of material of the wheel and of the image's packages, into build/sbom.
+sbom: $(READY)
+	$(BIN)/python deploy/sbom.py --out build/sbom
 
 # The image, built and run for real without a Docker engine, as root; CONTAINER_BUILD lends the host's files to the build:
 #   make container CONTAINER_BUILD='--mount /etc/ssl/certs/ca-certificates.crt --mount /etc/pip.conf'

@@ -11,7 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import get_ident
 from typing import IO, TypeVar
 
@@ -25,11 +25,13 @@ from gazeseg_serve.png import encode_png
 
 from .cancel import gather_some
 from .codec_pool import CodecPool, Done
-from .codec_tasks import OutputOptions, Purpose, SeriesLimits, Size, encode, pack_mask, prepare
+from .codec_tasks import Content, OutputOptions, Purpose, SeriesLimits, Size, encode, pack_mask, prepare
 from .limits import Held
 from .model_host import Answer, ModelHost
 from .peek import Peek, peek
 from .settings import Settings
+from .steps import Steps, steps_of
+from .straight import go_straight
 from .telemetry import Telemetry
 from .tensors import parse, render
 
@@ -50,19 +52,6 @@ class Reply:
     gzipped: bool = False
 
 
-@dataclass
-class Steps:
-    """Seconds spent in each step; `wait` is what is left of the whole: waiting for a thread or for the engine."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    batch: int = 0
-
-    def server_timing(self) -> str:
-        """The value of a Server-Timing header, in milliseconds."""
-        timings = [f"{name};dur={seconds * 1000:.2f}" for name, seconds in self.seconds.items()]
-        return ", ".join([*timings, f'batch;desc="{self.batch}"'])
-
-
 # (what the engine gave, the image's size, what is asked for) -> the same, with the frames before counted in
 Steadied = Callable[[Answer, Size, OutputOptions], tuple[Answer, OutputOptions]]
 
@@ -76,6 +65,7 @@ class Pipeline:
         self.places = cpus.available()
         self._threads = ThreadPoolExecutor(self.places, thread_name_prefix="codec")
         self._begun: dict[int, float] = {}
+        self._going_straight = 0
         self.codecs = CodecPool(max(2, self.places), settings.codec_bytes)
 
     def oldest(self) -> float:
@@ -90,7 +80,7 @@ class Pipeline:
         if options.output in OF_DICOM:
             return await self.series(host, [data], options, patient)
         reply, steps = await self._segment(host, data, options, patient, steadied)
-        self._observe(steps)
+        self._telemetry.took(steps.seconds)
         return reply, steps
 
     async def _segment(
@@ -98,13 +88,25 @@ class Pipeline:
     ) -> tuple[Reply, Steps]:
         started = time.perf_counter()
         about = peek(data, self._limits.max_pixels)
+        if about.plain and host.goes_straight and steadied is None:
+            return await self._straight(host, data, options, started)
         prepared, size, decoding = await self._prepare(host, data, about, patient, options)
         answer = await host.infer(prepared)
         if steadied is not None:
             given, asked, mend = answer, options, steadied
             (answer, options), _ = await self._in_thread(lambda: mend(given, size, asked))
         reply, encoding = await self._encode(host, answer, size, options, data, about)
-        return reply, _steps(started, decoding, answer.engine, encoding, answer.batch)
+        return reply, steps_of(started, decoding, answer.engine, encoding, answer.batch)
+
+    async def _straight(self, host: ModelHost, data: bytes, options: OutputOptions, started: float) -> tuple[Reply, Steps]:
+        self._going_straight += 1
+        try:
+            (content, parts), _ = await self._in_thread(
+                lambda: go_straight(host, data, options, self._limits, lambda: self._going_straight == 1)
+            )
+        finally:
+            self._going_straight -= 1
+        return _reply(content), steps_of(started, parts.decode, parts.engine, parts.encode, 1)
 
     async def _prepare(
         self, host: ModelHost, data: bytes, about: Peek, patient: bool, options: OutputOptions
@@ -129,7 +131,7 @@ class Pipeline:
             content, seconds = await self._in_thread(
                 lambda: encode(artifact, outputs, index, size, options, data, self._limits)
             )
-            return Reply(content.media_type, content.data, None, len(content.data), content.gzipped), seconds
+            return _reply(content), seconds
         shapes, blobs = _item(answer)
         arguments = {
             **self._arguments(host),
@@ -172,8 +174,8 @@ class Pipeline:
         made = await self.codecs.run(
             "encode_series", arguments, [*(mask for mask, _ in masks), *files], memory=memory, begun=True
         )
-        steps = _steps(started, read.seconds, engine, made.seconds, max(batch for _, batch in masks))
-        self._observe(steps)
+        steps = steps_of(started, read.seconds, engine, made.seconds, max(batch for _, batch in masks))
+        self._telemetry.took(steps.seconds)
         return _received(made), steps
 
     async def _packed(self, host: ModelHost, answer: Answer, size: Size, options: OutputOptions) -> bytes:
@@ -211,8 +213,8 @@ class Pipeline:
             # Of one image the time of its run, of several that of all, with the waiting in between.
             engine = runs[0][0] if len(runs) == 1 else time.perf_counter() - entered
             (content, told), rendering = await self._in_thread(lambda: render(host.name, asked, found))
-        steps = _steps(started, parsing, engine, rendering, max(batch for _, batch in runs))
-        self._observe(steps)
+        steps = steps_of(started, parsing, engine, rendering, max(batch for _, batch in runs))
+        self._telemetry.took(steps.seconds)
         kind = "application/json" if told is None else "application/octet-stream"
         return Reply(kind, content, None, len(content)), told, steps
 
@@ -237,10 +239,6 @@ class Pipeline:
                 del self._begun[get_ident()]
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
-
-    def _observe(self, steps: Steps) -> None:
-        for name, value in steps.seconds.items():
-            self._telemetry.steps.labels(name).observe(value)
 
     def close(self) -> None:
         self.codecs.close()
@@ -274,20 +272,12 @@ def _size(done: Done) -> Size:
     return int(height), int(width)
 
 
+def _reply(content: Content) -> Reply:
+    return Reply(content.media_type, content.data, None, len(content.data), content.gzipped)
+
+
 def _received(done: Done) -> Reply:
     media_type, gzipped = str(done.header["media_type"]), bool(done.header["gzipped"])
     if done.file is not None:
         return Reply(media_type, b"", done.file, int(done.header["file"]), gzipped)
     return Reply(media_type, done.blobs[0], None, len(done.blobs[0]), gzipped)
-
-
-def _steps(started: float, decode: float, engine: float, encode: float, batch: int) -> Steps:
-    total = time.perf_counter() - started
-    seconds = {
-        "decode": decode,
-        "wait": max(0.0, total - decode - engine - encode),
-        "engine": engine,
-        "encode": encode,
-        "total": total,
-    }
-    return Steps(seconds, batch)

@@ -31,6 +31,7 @@ from .drain import drain_on_sigterm
 from .edge import Edge
 from .model_host import Answer, Job, RunBatch
 from .plain_errors import ProblemsOnly
+from .plain_request import PlainRequests
 from .prefix import without_prefix
 from .problems import busy
 from .routes import create_api
@@ -130,7 +131,7 @@ def _give_up() -> NoReturn:
 def build(settings: Settings) -> bentoml.Service[Any]:
     """The service for these settings; nothing is loaded before it starts. Raises ConfigError for an empty key file."""
     runtime = Runtime(settings, AdaptiveBatching)
-    edge = Edge(create_api(runtime, SWAGGER_UI), runtime)
+    edge = Edge(PlainRequests(create_api(runtime, SWAGGER_UI), runtime), runtime)
 
     class Gazeseg:
         @bentoml.on_startup

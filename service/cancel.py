@@ -21,16 +21,25 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     To be called once the body has been read: from there on the connection tells only of its end.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_until_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return await task
-    finally:
-        gone.cancel()
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine runs in a task"
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        await _until_gone(request)
+        gone = True
         task.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if gone and not task.uncancel():  # else somebody cancels it from outside, too
+            raise ClientGone from None
+        raise
+    finally:
+        watcher.cancel()
 
 
 async def gather_some(works: Sequence[Coroutine[Any, Any, T]], at_once: int) -> list[T]:

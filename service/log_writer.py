@@ -15,12 +15,12 @@ _LAST_SECONDS = 1.0  # for the lines that wait when the process ends
 
 
 class LogWriter(logging.Handler):
-    """Formats a record at once and writes it later, in order. Where lines were dropped, the next one written says how many."""
+    """Writes records later, in order, and formats them then. Where lines were dropped, the next one written says how many."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._lines: deque[str] = deque()
+        self._lines: deque[logging.LogRecord] = deque()
         self._something, self._nothing = threading.Event(), threading.Event()
         self._nothing.set()
         self.dropped = self._told = 0
@@ -34,8 +34,12 @@ class LogWriter(logging.Handler):
         if missing := self.dropped - self._told:
             self._told = self.dropped
             notice = logging.LogRecord(__name__, logging.WARNING, "", 0, "%d log lines were dropped", (missing,), None)
-            self._lines.append(self.format(notice))
-        self._lines.append(self.format(record))
+            self._lines.append(notice)
+        record.msg, record.args = record.getMessage(), None  # a message that cannot be made is its caller's error
+        if record.exc_info and not record.exc_text:  # a traceback keeps alive all that its frames hold
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_info = None
+        self._lines.append(record)
         self._nothing.clear()
         self._something.set()
 
@@ -45,7 +49,7 @@ class LogWriter(logging.Handler):
             time.sleep(_GATHER_SECONDS)
             self._something.clear()
             while self._lines:
-                lines = [self._lines.popleft() for _ in range(len(self._lines))]
+                lines = [self.format(self._lines.popleft()) for _ in range(len(self._lines))]
                 try:
                     self._stream.write("".join(line + "\n" for line in lines))
                     self._stream.flush()

@@ -16,6 +16,7 @@ import numpy as np
 
 from gazeseg_serve.contract import Artifact
 from gazeseg_serve.engines.base import Outputs
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.predictor import Predictor
 
 from .cancel import gather_some
@@ -125,6 +126,22 @@ class ModelHost:
             log.warning("model %s: no batch of more than one image was seen in the warm-up", self.name)
         self.warm = True
 
+    @property
+    def goes_straight(self) -> bool:
+        """Whether small images are better run one by one, each by the thread that has it: on a CPU, unless batches of some
+        size were asked for.
+        """
+        return self._settings.max_batch == 0 and self.predictor.engine.name == "onnxruntime-cpu"
+
+    def run_straight(self, pixels: np.ndarray, all_cpus: bool) -> Outputs:
+        """Run one prepared image in this thread, whatever others do, on all CPUs or on one. Raises EngineError."""
+        engine = self.predictor.engine
+        assert isinstance(engine, OnnxRuntimeEngine), "ask goes_straight first"
+        outputs = engine.run_alone(pixels, all_cpus)
+        if self.warm:
+            self._telemetry.ran(self.name, 1)
+        return outputs
+
     async def infer(self, pixels: np.ndarray) -> Answer:
         """Run one prepared image through the engine, with whatever else waits.
 
@@ -164,7 +181,7 @@ class ModelHost:
             self._free_threads.put_nowait(thread)
         self._largest = max(self._largest, len(live))
         if self.warm:
-            self._telemetry.batch_size.labels(self.name).observe(len(live))
+            self._telemetry.ran(self.name, len(live))
         place = {id(job): index for index, job in enumerate(live)}
         return [
             Answer(outputs, place[id(job)], len(live), started - job.entered, seconds) if id(job) in place else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -81,6 +82,9 @@ class Runtime:
                 await asyncio.to_thread(host.load)
                 await self.pipeline.warm_up(host)
                 await host.warm_up()
+            # What has been made by now lives as long as the process; to look through it again and again costs every request.
+            gc.collect()
+            gc.freeze()
         except GazesegError as error:
             log.critical("the service cannot start: %s", error)
             tell_supervisor(str(error))

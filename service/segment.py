@@ -14,7 +14,7 @@ from gazeseg_serve.contract import Artifact
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.predictor import check_presence
 
-from .answering import Reply, Steps
+from .answering import Reply
 from .archive import content
 from .cancel import ClientGone, while_connected
 from .codec_tasks import OutputOptions
@@ -23,6 +23,7 @@ from .model_host import ModelHost
 from .negotiate import IMAGE_TYPES, entity_tag, matches, output_for, read_image, takes_gzip
 from .problems import REFUSALS, Problem
 from .runtime import Runtime
+from .steps import Steps
 
 T = TypeVar("T")
 BINARY = {"schema": {"type": "string", "format": "binary"}}

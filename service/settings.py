@@ -35,8 +35,8 @@ class Settings(BaseSettings):
 
     artifact        folder of the default model
     models          more models by name, as `name=folder,name=folder`
-    max_batch       images in one run of the engine; 0: 32 on a GPU, 4 on a CPU, where larger ones are no faster and the
-                    last to come would wait for all of them
+    max_batch       images in one run of the engine; 0: 32 on a GPU; on a CPU, where batches are no faster, small images
+                    are run one by one, and others in batches of up to 4
     max_queue       requests under way at once, from the first byte to the last; over it the answer is 503
     client_share    the part of `max_queue` that one client (API key, else address) may hold; over it 429
     max_images      images in one request of the batch routes, and frames of one DICOM series; `max_batch_pixels` of one

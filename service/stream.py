@@ -18,13 +18,14 @@ from gazeseg_serve.errors import ConfigError, ImageError, MissingExtraError
 from gazeseg_serve.predictor import check_presence
 from gazeseg_serve.video.steady import FrameSegmenter
 
-from .answering import Reply, Steps, item_of
+from .answering import Reply, item_of
 from .archive import content
 from .cancel import ClientGone
 from .codec_tasks import OutputOptions, Size
 from .model_host import Answer, ModelHost
 from .problems import Problem, of_image
 from .runtime import Runtime
+from .steps import Steps
 from .stream_wire import FrameHead, StreamQuery, pack, unpack
 
 # Close codes (RFC 6455, 7.4.1); 1009, too big, is the server's own.

@@ -8,6 +8,8 @@ import os
 import sys
 import time
 import warnings
+from collections import deque
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -15,6 +17,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from .log_writer import LogWriter
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+# Values that are added up at once: of many, only the first waits until their code is in the CPU's caches.
+_TOGETHER = 256
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
 _FIELDS = ("request_id", "method", "route", "status", "seconds", "bytes_in", "bytes_out", "client", "model", "steps", "frames")
 
@@ -26,6 +30,8 @@ class Telemetry:
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
+        self._counted: deque[tuple[Counter | Histogram, tuple[str, ...], float]] = deque()
+        self._together = 1 if "PROMETHEUS_MULTIPROC_DIR" in os.environ else _TOGETHER  # others read this one's files
         self.requests = Counter("gazeseg_requests", "Requests answered", ["route", "status"], registry=registry)
         self.seconds = Histogram(
             "gazeseg_request_seconds",
@@ -60,11 +66,36 @@ class Telemetry:
 
     def count(self, route: str, status: int, seconds: float) -> None:
         """One request answered."""
-        self.requests.labels(route, str(status)).inc()
-        self.seconds.labels(route).observe(seconds)
+        self._add(self.requests, (route, str(status)), 1)
+        self._add(self.seconds, (route,), seconds)
+
+    def took(self, steps: Mapping[str, float]) -> None:
+        """One image segmented, and the seconds of each step."""
+        for name, seconds in steps.items():
+            self._add(self.steps, (name,), seconds)
+
+    def ran(self, model: str, images: int) -> None:
+        """One run of the engine."""
+        self._add(self.batch_size, (model,), images)
+
+    def _add(self, metric: Counter | Histogram, labels: tuple[str, ...], value: float) -> None:
+        self._counted.append((metric, labels, value))
+        if len(self._counted) >= self._together:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        """Give what was counted to Prometheus' client."""
+        while self._counted:
+            try:
+                metric, labels, value = self._counted.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            found = metric.labels(*labels)
+            (found.inc if isinstance(found, Counter) else found.observe)(value)
 
     def render(self) -> bytes:
         """Everything in the Prometheus text format."""
+        self._add_up()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
@@ -83,8 +114,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line.update({name: getattr(record, name) for name in _FIELDS if hasattr(record, name)})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if record.exc_info or record.exc_text:
+            line["exception"] = record.exc_text or self.formatException(record.exc_info)  # type: ignore[arg-type]
         return json.dumps(line, ensure_ascii=False)
 
 

@@ -14,6 +14,7 @@ from serving import encoded
 from gazeseg_serve.service.app import SWAGGER_UI
 from gazeseg_serve.service.edge import Edge
 from gazeseg_serve.service.model_host import Answer, Job, MakeBatching, RunBatch
+from gazeseg_serve.service.plain_request import PlainRequests
 from gazeseg_serve.service.routes import create_api
 from gazeseg_serve.service.runtime import Runtime
 from gazeseg_serve.service.settings import Settings
@@ -47,7 +48,7 @@ async def started(
     """A ready service with that batching."""
     chosen = Settings(artifact=folder, **settings)
     runtime = Runtime(chosen, batching)
-    edge = Edge(create_api(runtime, SWAGGER_UI), runtime)
+    edge = Edge(PlainRequests(create_api(runtime, SWAGGER_UI), runtime), runtime)
     runtime.start()
     try:
         await until(runtime.is_ready, 60)

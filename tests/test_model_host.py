@@ -70,7 +70,7 @@ def test_an_engine_that_fails_many_times_is_answered_500_and_then_serves_on(
             assert [r.status_code for r in await asyncio.gather(*[post(client) for _ in range(5)])] == [200] * 5
 
     async def adaptive() -> None:
-        async with started(folder, batching) as (client, runtime, _):
+        async with started(folder, batching, max_batch=4) as (client, runtime, _):
             await ask(client)
             assert runtime.admission.total == 0
             text = (await client.get("/metrics")).text

@@ -186,7 +186,7 @@ def test_a_stuck_codec_thread_is_not_ready(folder: Path, monkeypatch: pytest.Mon
             with monkeypatch.context() as patched:
                 patched.setattr("gazeseg_serve.service.codec_tasks.decode_image", lambda *_: stuck.wait(60))
                 assert (await client.post("/v1/segment", files={"image": encoded()})).status_code == 504
-                assert not runtime.is_ready()
+                await until(lambda: not runtime.is_ready())
                 stuck.set()
                 await until(runtime.is_ready)
 

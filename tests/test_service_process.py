@@ -30,7 +30,7 @@ from gazeseg_serve.service.launch import serve
 
 @pytest.fixture(scope="module")
 def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(folder, tmp_path_factory.mktemp("service")) as service:
+    with running(folder, tmp_path_factory.mktemp("service"), GAZESEG_MAX_BATCH="4") as service:
         yield service
 
 

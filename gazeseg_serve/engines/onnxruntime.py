@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,16 @@ class OnnxRuntimeEngine:
         return session
 
     def run(self, batch: np.ndarray) -> Outputs:
+        return self._outputs(lambda: self._run(batch))
+
+    def run_alone(self, image: np.ndarray, all_cpus: bool) -> Outputs:
+        """One image `(H, W, C)`, B = 1 in what comes back; on a CPU by all threads together, or by the one that calls."""
+        session = self._session if all_cpus else self._lane_session
+        return self._outputs(lambda: session.run(self._names, {"image": image[None]}))
+
+    def _outputs(self, run: Callable[[], Sequence[np.ndarray]]) -> Outputs:
         try:
-            values = self._run(batch)
+            values = run()
         except self._errors as error:
             raise EngineError(f"onnxruntime failed: {_line(error)}") from error
         named = dict(zip(self._names, values, strict=True))

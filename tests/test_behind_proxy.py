@@ -70,8 +70,8 @@ def nginx(scratch: Path, service_port: int) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     shipped = (ROOT / "deploy/nginx/gazeseg.conf").read_text().replace("127.0.0.1:3000", f"127.0.0.1:{service_port}")
-    whole = shipped.replace("location /gaze/", "location /whole/").replace(f":{service_port}/;", f":{service_port};")
-    assert whole.count(f"127.0.0.1:{service_port};") == 1
+    whole = re.sub(rf"(:{service_port})/\S*;", r"\1;", shipped.replace("/gaze/", "/whole/"))
+    assert whole.count(f"127.0.0.1:{service_port};") == shipped.count("proxy_pass http") == 2
     stores = "".join(f"{kind}_temp_path {scratch / kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     config = scratch / "nginx.conf"
     config.write_text(
@@ -127,7 +127,11 @@ def test_behind_nginx_everything_works_under_a_prefix(tmp_path: Path) -> None:
             bare = httpx.get(url + prefix, follow_redirects=True)
             assert (bare.status_code, str(bare.url)) == (200, url + prefix + "/")
             with Client(url + prefix) as client:
-                assert client.segment(PIXELS).labels.shape == PIXELS.shape[:2]
+                labels = client.segment(PIXELS).labels
+                assert labels.shape == PIXELS.shape[:2]
+                streamed = list(client.stream([(0.0, PIXELS), (0.1, PIXELS)]))
+                assert all((answer.labels == labels).all() for answer in streamed if answer.labels is not None)
+                assert streamed[-1].labels is not None
             large = httpx.post(url + prefix + "/v1/segment", content=bytes(2**21), headers={"Content-Type": "image/png"})
             assert (large.status_code, large.json()["code"]) == (415, "unsupported-image")  # nginx let two megabytes pass
             asyncio.run(look(url + prefix, tmp_path / prefix.strip("/")))

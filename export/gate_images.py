@@ -92,6 +92,13 @@ def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = ()
     return np.concatenate(parts)[:count]
 
 
+def learned(run: Run, data: Path | None) -> np.ndarray | None:
+    """`(N, size, size, C)`: the run's training images that the dataset folder holds, the empty ones too; None for none."""
+    dataset = None if data is None else Dataset.open(data)
+    here = [] if dataset is None else [dataset.images[s] for s in run.splits.get("train") or () if s in dataset.images]
+    return stack(here, run.input) if here else None
+
+
 def learning_negatives(run: Run, data: Path | None) -> np.ndarray:
     """The run's training images that negatives.txt of the dataset folder lists, as `learning_images`. DatasetError where there
     is none."""

@@ -21,6 +21,7 @@ from gazeseg_serve.contract import (
     graph_outputs,
     split_fingerprints,
 )
+from gazeseg_serve.familiar import Familiar
 from gazeseg_serve.files import sha256_file
 from gazeseg_serve.presence import Presence
 
@@ -39,6 +40,7 @@ def describe(
     facts: dict[str, Any],
     machine: Machine | None,
     presence: Presence | None,
+    familiar: Familiar | None,
 ) -> Artifact:
     """The manifest of the finished files in `folder`.
 
@@ -70,6 +72,7 @@ def describe(
         files=files,
         parity=json.loads(json.dumps(short)),
         presence=presence,
+        familiar=familiar,
         provenance=provenance,
         plan=None if machine is None else Plan(PLAN_FILE, machine),
     )

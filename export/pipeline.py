@@ -18,13 +18,14 @@ from gazeseg_serve.engines.base import Engine
 from gazeseg_serve.engines.tensorrt import TensorRtEngine
 from gazeseg_serve.engines.tensorrt_plan import build_plan, this_machine
 from gazeseg_serve.errors import ConfigError
+from gazeseg_serve.familiar import learn
 from gazeseg_serve.files import write_bytes, write_json, write_text
 from gazeseg_serve.folders import refuse_overlap, staged_folder
 from gazeseg_serve.progress import log
 from gazeseg_serve.training.networks.ensemble import Ensemble, load_ensemble
 
 from .fidelity import Fidelity, hold_fidelity, measure_fidelity, run_all
-from .gate_images import GateImages, gate_images, learning_images
+from .gate_images import GateImages, gate_images, learned, learning_images
 from .manifest import describe
 from .parity import Parity, check_declaration, eager_ensemble, hold, measure
 from .presence import choose_presence
@@ -80,7 +81,9 @@ def export_run(
         write_json(folder / PARITY_FILE, facts | settings.limits())
         write_text(folder / REPORT_FILE, page)
         presence = choose_presence(engine.run, run, data, settings.split, settings.alarm_rate)
-        describe(settings, run, run_folder, folder, built, facts, here, presence).save(folder)
+        known = learned(run, data)
+        familiar = None if known is None else learn(known)
+        describe(settings, run, run_folder, folder, built, facts, here, presence, familiar).save(folder)
     return Artifact.load(out)
 
 

@@ -22,7 +22,7 @@ from .names import answer_names, printable
 from .outputs import mask_png
 from .pixels import DEFAULT_LIMITS, with_channels
 from .predictor import Predictor, check_presence
-from .progress import track
+from .progress import log, track
 
 
 @dataclass
@@ -130,7 +130,10 @@ def segment_file(predictor: Predictor, image: Path, mask: Path, options: MaskOpt
     except UnsupportedImage as error:
         kind = image_kind(data)
         raise UnsupportedImage(f"a {kind} file: {error}" if kind in NOT_READ else str(error)) from error
-    write_bytes(mask, stamped(mask_png(predictor.predict(pixels, stamp.presence).mask(stamp.threshold), colours), stamp))
+    found = predictor.predict(pixels, stamp.presence)
+    if found.unusual:
+        log.warning("%s is unusual: %s", printable(image.name), "; ".join(found.unusual))
+    write_bytes(mask, stamped(mask_png(found.mask(stamp.threshold), colours), stamp))
 
 
 def _frames(data: bytes, predictor: Predictor) -> Iterator[np.ndarray] | None:

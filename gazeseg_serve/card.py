@@ -8,6 +8,7 @@ from typing import Any
 
 from .contract import Artifact, InputSpec, Run, is_artifact, is_run
 from .errors import ContractError
+from .familiar import Familiar
 from .presence import Presence
 
 
@@ -32,6 +33,7 @@ def _artifact_lines(folder: Path, artifact: Artifact) -> list[str]:
     ]
     lines += [f"output       {t.name} {t.dtype} ({', '.join(map(str, t.axes))})" for t in artifact.outputs]
     lines += [f"threshold    {artifact.threshold:g}", f"presence     {_presence(artifact.presence)}"]
+    lines += [f"familiar     {_familiar(artifact.familiar)}"]
     if artifact.intended_use is not None:
         lines += [f"for          {artifact.intended_use.text}"]
     lines += [
@@ -46,6 +48,13 @@ def _artifact_lines(folder: Path, artifact: Artifact) -> list[str]:
         if name in provenance
     ]
     return lines
+
+
+def _familiar(rule: Familiar | None) -> str:
+    if rule is None:
+        return "not said: no image is called unusual"
+    ranges = ", ".join(f"{name} {low:.3g} to {rule.high[name]:.3g}" for name, low in rule.low.items())
+    return f"{ranges}, of {rule.images} images; far outside of it an image is unusual"
 
 
 def _presence(rule: Presence | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from .clinical import ClassCodes, IntendedUse
 from .errors import ContractError
+from .familiar import Familiar
 from .files import read_json, sha256, sha256_file, write_json
 from .folders import Kind, json_of
 from .onnx_file import check_self_contained
@@ -166,7 +167,8 @@ class Artifact:
 
     id is the sha256 of the model file. `files` holds the sha256 of every other file of the folder, too. plan: of an
     export for TensorRT; elsewhere the graph is built anew. presence: from where on an image is taken to show anything; None
-    where there were no images without a target to choose that on. intended_use, codes (one a class): what
+    where there were no images without a target to choose that on. familiar: what the learning images looked like, None where
+    they were not at hand. intended_use, codes (one a class): what
     DICOM needs to know; manifests from before them have neither, and are used for any image.
     """
 
@@ -184,6 +186,7 @@ class Artifact:
     model: str = MODEL_FILE
     plan: Plan | None = None
     presence: Presence | None = None
+    familiar: Familiar | None = None
     intended_use: IntendedUse | None = None
     codes: tuple[ClassCodes, ...] = ()
     schema: str = ARTIFACT_SCHEMA

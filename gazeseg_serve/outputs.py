@@ -158,6 +158,8 @@ def describe(prediction: Prediction, artifact: Artifact, threshold: float, disag
         "threshold": threshold,
         "presence": None if prediction.presence is None else round(prediction.presence, 6),
         "presence_threshold": prediction.presence_threshold,
+        "unusual": None if prediction.unusual is None else bool(prediction.unusual),
+        "unusual_because": list(prediction.unusual or ()),
         "classes": [
             _describe_class(mask == label, name, label, artifact.colours[label - 1])
             for label, name in enumerate(artifact.input.classes, start=1)

@@ -7,7 +7,7 @@ engine, so that a server may run them beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ class Prediction:
     disagreement  float32 `(h, w)` at the network's size, or None
     presence      how likely it is that the image shows anything, in [0, 1]; None where the model does not say
     presence_threshold   under this presence the mask is empty; 0 leaves it alone. The probability is never changed
+    unusual       why the image is unlike those that the model learned from, in words; empty where it is not, None where the
+                  model does not know what those looked like
     """
 
     probability: np.ndarray
@@ -35,6 +37,7 @@ class Prediction:
     size: tuple[int, int]
     presence: float | None = None
     presence_threshold: float = 0.0
+    unusual: tuple[str, ...] | None = None
 
     @property
     def shows_nothing(self) -> bool:
@@ -136,8 +139,13 @@ class Predictor:
 
     def predict_batch(self, images: Sequence[np.ndarray], presence: float | None = None) -> list[Prediction]:
         """As `predict`, for images that may differ in size, in one call of the engine; one Prediction an image, in order."""
-        outputs = self.run([self.prepare(image) for image in images])
-        return [self.finish(outputs, i, image.shape[:2], presence) for i, image in enumerate(images)]
+        prepared = [self.prepare(image) for image in images]
+        outputs = self.run(prepared)
+        found = [self.finish(outputs, i, image.shape[:2], presence) for i, image in enumerate(images)]
+        familiar = None if self.artifact is None else self.artifact.familiar
+        if familiar is None:
+            return found
+        return [replace(one, unusual=familiar.reasons(familiar.distances(x))) for one, x in zip(found, prepared, strict=True)]
 
 
 def finish(

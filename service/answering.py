@@ -25,7 +25,7 @@ from gazeseg_serve.png import encode_png
 
 from .cancel import gather_some
 from .codec_pool import CodecPool, Done
-from .codec_tasks import Content, OutputOptions, Purpose, SeriesLimits, Size, encode, pack_mask, prepare
+from .codec_tasks import Content, OutputOptions, Purpose, SeriesLimits, Size, compare, encode, pack_mask, prepare
 from .limits import Held
 from .model_host import Answer, ModelHost
 from .peek import Peek, peek
@@ -81,6 +81,8 @@ class Pipeline:
             return await self.series(host, [data], options, patient)
         reply, steps = await self._segment(host, data, options, patient, steadied)
         self._telemetry.took(steps.seconds)
+        if steps.distance is not None:
+            self._telemetry.distance.labels(host.name).observe(steps.distance)
         return reply, steps
 
     async def _segment(
@@ -91,12 +93,13 @@ class Pipeline:
         if about.plain and host.goes_straight and steadied is None:
             return await self._straight(host, data, options, started)
         prepared, size, decoding = await self._prepare(host, data, about, patient, options)
+        options, distance = compare(host.artifact, prepared, options)
         answer = await host.infer(prepared)
         if steadied is not None:
             given, asked, mend = answer, options, steadied
             (answer, options), _ = await self._in_thread(lambda: mend(given, size, asked))
         reply, encoding = await self._encode(host, answer, size, options, data, about)
-        return reply, steps_of(started, decoding, answer.engine, encoding, answer.batch)
+        return reply, steps_of(started, decoding, answer.engine, encoding, answer.batch, distance)
 
     async def _straight(self, host: ModelHost, data: bytes, options: OutputOptions, started: float) -> tuple[Reply, Steps]:
         self._going_straight += 1
@@ -106,7 +109,7 @@ class Pipeline:
             )
         finally:
             self._going_straight -= 1
-        return _reply(content), steps_of(started, parts.decode, parts.engine, parts.encode, 1)
+        return _reply(content), steps_of(started, parts.decode, parts.engine, parts.encode, 1, parts.distance)
 
     async def _prepare(
         self, host: ModelHost, data: bytes, about: Peek, patient: bool, options: OutputOptions

@@ -6,6 +6,7 @@ others (codec_process.py). Nothing here keeps state.
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import zlib
 from collections.abc import Iterable, Sequence
@@ -34,7 +35,8 @@ _GZIP_FROM = 1024  # bytes; under it the header costs more than is saved
 @dataclass(frozen=True)
 class OutputOptions:
     """What the client asked for; `presence` as `predictor.finish` takes it; `gzip` where a JSON answer may be compressed;
-    `force` against the intended use.
+    `force` against the intended use. `unusual` is no wish: why the image is unlike those that the model learned from, as
+    `Prediction.unusual` has it, for an answer that says so.
     """
 
     output: str
@@ -43,6 +45,7 @@ class OutputOptions:
     presence: float | None = None
     gzip: bool = False
     force: bool = False
+    unusual: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,15 @@ def prepare(spec: InputSpec, data: bytes, limits: Limits, purpose: Purpose) -> t
     return _predictor(spec).prepare(image), (image.shape[0], image.shape[1])
 
 
+def compare(artifact: Artifact, prepared: np.ndarray, options: OutputOptions) -> tuple[OutputOptions, float | None]:
+    """The options with the reasons why a prepared image is unlike what the model learned from, and how far it is."""
+    if artifact.familiar is None:
+        return options, None
+    distances = artifact.familiar.distances(prepared)
+    told = dataclasses.replace(options, unusual=artifact.familiar.reasons(distances))
+    return told, max(map(abs, distances.values()), default=0.0)
+
+
 def encode(
     artifact: Artifact, outputs: Outputs, index: int, size: Size, options: OutputOptions, data: bytes, limits: Limits
 ) -> Content:
@@ -86,6 +98,7 @@ def encode(
     spec = artifact.input
     picture = decode_image(data, spec.channels, limits, window=spec.window) if options.output == "overlay" else None
     prediction = finish(outputs, index, size, artifact.presence, options.presence)
+    prediction = dataclasses.replace(prediction, unusual=options.unusual)
     rendered = render(prediction, artifact, options.output, options.threshold, options.disagreement, picture)
     if options.gzip and rendered.media_type == "application/json" and len(rendered.content) >= _GZIP_FROM:
         return Content(gzip.compress(rendered.content, 5, mtime=0), rendered.media_type, gzipped=True)

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Steps:
-    """Seconds spent in each step; `wait` is what is left of the whole: waiting for a thread or for the engine."""
+    """Seconds spent in each step; `wait` is what is left of the whole: waiting for a thread or for the engine.
+
+    distance: how far the image lies outside what the model learned from, None where that is not known.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     batch: int = 0
+    distance: float | None = None
 
     def server_timing(self) -> str:
         """The value of a Server-Timing header, in milliseconds."""
@@ -19,7 +23,7 @@ class Steps:
         return ", ".join([*timings, f'batch;desc="{self.batch}"'])
 
 
-def steps_of(started: float, decode: float, engine: float, encode: float, batch: int) -> Steps:
+def steps_of(started: float, decode: float, engine: float, encode: float, batch: int, distance: float | None = None) -> Steps:
     """The steps of an image that came at `started` and is answered now."""
     total = time.perf_counter() - started
     seconds = {
@@ -29,4 +33,4 @@ def steps_of(started: float, decode: float, engine: float, encode: float, batch:
         "encode": encode,
         "total": total,
     }
-    return Steps(seconds, batch)
+    return Steps(seconds, batch, distance)

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 
 from gazeseg_serve.pixels import Limits
 
-from .codec_tasks import Content, OutputOptions, Purpose, encode, prepare
+from .codec_tasks import Content, OutputOptions, Purpose, compare, encode, prepare
 from .model_host import ModelHost
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Seconds of each part."""
+    """Seconds of each part; distance: as `Steps` has it."""
 
     decode: float
     engine: float
     encode: float
+    distance: float | None
 
 
 def go_straight(
@@ -34,8 +35,9 @@ def go_straight(
     began = time.perf_counter()
     purpose = Purpose(host.artifact.intended_use, options.force)
     prepared, size = prepare(host.predictor.spec, data, limits, purpose)
+    options, distance = compare(host.artifact, prepared, options)
     decoded = time.perf_counter()
     outputs = host.run_straight(prepared, alone())
     ran = time.perf_counter()
     content = encode(host.artifact, outputs, 0, size, options, data, limits)
-    return content, Parts(decoded - began, ran - decoded, time.perf_counter() - ran)
+    return content, Parts(decoded - began, ran - decoded, time.perf_counter() - ran, distance)

@@ -20,6 +20,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 # Values that are added up at once: of many, only the first waits until their code is in the CPU's caches.
 _TOGETHER = 256
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+_DISTANCES = (0.01, 0.1, 0.25, 0.5, 1, 2, 5)
 _FIELDS = ("request_id", "method", "route", "status", "seconds", "bytes_in", "bytes_out", "client", "model", "steps", "frames")
 
 
@@ -49,6 +50,13 @@ class Telemetry:
         )
         self.batch_size = Histogram(
             "gazeseg_batch_size", "Images in one run of the engine", ["model"], buckets=_BATCHES, registry=registry
+        )
+        self.distance = Histogram(
+            "gazeseg_input_distance",
+            "How far an image lies outside the range of the learning images, in ranges; over 0.25 it is called unusual",
+            ["model"],
+            buckets=_DISTANCES,
+            registry=registry,
         )
         self.shed = Counter("gazeseg_shed", "Requests refused or given up", ["reason"], registry=registry)
         self.streams = Gauge("gazeseg_streams", "Streams open", registry=registry, multiprocess_mode="livesum")

@@ -22,6 +22,8 @@ export function showFacts(answer, parts, header, serverTiming, choose) {
   showArea(totalArea(answer), answer.size, header, answer.threshold);
   at("presence-row").hidden = answer.presence === null;
   at("presence").textContent = presenceText(answer);
+  at("unusual-row").hidden = !answer.unusual;
+  at("unusual").textContent = answer.unusual_because.join("; ");
   at("spread").textContent = answer.mean_disagreement === null ? "one level only" : answer.mean_disagreement.toFixed(4);
   at("size").textContent = `${width} × ${height} pixels${spacingText(header)}`;
   at("time").textContent = timing(serverTiming);
@@ -36,7 +38,7 @@ export function showArea(area, [height, width], header, threshold) {
 }
 
 export function clearFacts() {
-  for (const id of ["count", "area", "presence", "spread", "size", "time"]) at(id).textContent = "";
+  for (const id of ["count", "area", "presence", "unusual", "spread", "size", "time"]) at(id).textContent = "";
   at("rows").replaceChildren();
   for (const id of ["facts", "parts", "more"]) at(id).hidden = true;
   at("canvas").setAttribute("aria-label", "No image yet");

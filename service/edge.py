@@ -18,6 +18,7 @@ from .plain_errors import ProblemsOnly
 from .problems import Problem, internal_error, request_id, response
 from .runtime import Runtime
 from .streams import Streams
+from .tensors import HEADER
 
 log = logging.getLogger("gazeseg_serve.access")
 
@@ -53,8 +54,8 @@ class Edge:
                 self._answer,
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "X-API-Key", "X-Request-Id", "Content-Type", "If-None-Match"],
-                expose_headers=["X-Model-Id", "X-Request-Id", "X-Batch-Size", "Server-Timing", "ETag", "Retry-After"],
+                allow_headers=["Authorization", "X-API-Key", "X-Request-Id", "Content-Type", "If-None-Match", HEADER],
+                expose_headers=["X-Model-Id", "X-Request-Id", "X-Batch-Size", "Server-Timing", "ETag", "Retry-After", HEADER],
             )
         self._app = ProblemsOnly(self._app)
 

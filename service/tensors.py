@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -26,6 +27,8 @@ _DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 _JSON_BYTES = 4 * 2**20  # of a request: the lists that it makes take up to 20 times its text
 _JSON_VALUES = 2**20  # of an answer: a number takes 50 bytes on the way to its text
 _ID_LENGTH = 1024
+_SHORT = reprlib.Repr()  # a client's lists may be nested deeper than repr itself goes
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong = 2, 64, 64
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _tensor(declared: Tensor, given: Mapping[str, Any], binary: memoryview, max_
     size = parameters.get("binary_data_size")
     if ("data" in given) == (size is not None):
         _refuse(f"{declared.name} needs either data, or a binary_data_size; it has {'both' if size is not None else 'neither'}")
-    if len(binary) != (size or 0) or isinstance(size, bool):
+    if len(binary) != (size or 0) or type(size) not in (int, type(None)):
         _refuse(f"{len(binary)} bytes follow the JSON, binary_data_size says {_shown(size)}")
     values = _listed(declared, given["data"], shape) if size is None else _packed(declared, binary, shape)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -226,8 +229,7 @@ def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
 
 def _shown(value: Any) -> str:
     """A client's value, short and printable."""
-    text = repr(value)
-    return ascii(text[:64])[1:-1] + ("..." if len(text) > 64 else "")
+    return ascii(_SHORT.repr(value))[1:-1]
 
 
 def _refuse(detail: str) -> NoReturn:

@@ -109,6 +109,18 @@ def test_an_answer_in_json_has_a_limit(bytes_in: Artifact) -> None:
     assert refused(bytes_in, *body(4), 3).code == "too-many-images"
 
 
+@pytest.mark.parametrize("depth", [1, 4, 5, 6, 500, 900, 980, 990, 5000])
+def test_lists_nested_too_deep_are_refused_where_they_stand(bytes_in: Artifact, depth: int) -> None:
+    """Python's own repr and JSON give up at some depth; neither may be what the client hears of as a bug."""
+    nested = b"[" * depth + b"]" * depth
+    for field in (b"name", b"datatype", b"shape", b"data", b"parameters", b"extra"):
+        text = b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [0]}]}'
+        text = text.replace(b'"data": [0]', b'"' + field + b'": ' + nested)
+        found = refused(bytes_in, text)
+        assert (found.status, found.code) == (400, "bad-tensor")
+        assert len(found.detail) < 300
+
+
 def test_metadata_names_the_shapes(floats_in: Artifact) -> None:
     assert [describe(tensor) for tensor in (*floats_in.inputs, *floats_in.outputs)] == [
         {"name": "image", "datatype": "FP32", "shape": [-1, 32, 32, 1]},

@@ -17,8 +17,8 @@ from gazeseg_serve import cpus
 from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.errors import EngineError
 
-V1 = "32 31 0:29 {root} {mount} rw,relatime - cgroup cgroup rw,cpu,cpuacct\n"
-V2 = "41 31 0:38 {root} {mount} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+V1 = "32 31 0:29 {root} {mount} rw,relatime - cgroup none rw,cpu,cpuacct\n"
+V2 = "41 31 0:38 {root} {mount} rw,nosuid shared:4 - cgroup2 none rw,nsdelegate\n"
 
 
 def made_up(tmp_path: Path, line: str, kind: str, root: str = "/", groups: dict[str, str] | None = None) -> Path:
@@ -38,15 +38,15 @@ def made_up(tmp_path: Path, line: str, kind: str, root: str = "/", groups: dict[
     return proc
 
 
-@pytest.mark.parametrize(("kind", "line"), [(V2, "0::/pod/box"), (V1, "2:cpu,cpuacct:/pod/box")])
+@pytest.mark.parametrize(("kind", "line"), [(V2, "0::/pod/cri:box"), (V1, "2:cpu,cpuacct:/pod/cri:box")])
 @pytest.mark.parametrize(
     ("groups", "wanted"),
     [
-        ({"pod/box": "200000 100000"}, 2.0),
-        ({"pod/box": "50000 100000"}, 0.5),
-        ({"pod/box": "-1 100000"}, None),
-        ({"pod/box": "400000 100000", "pod": "75000 50000"}, 1.5),  # a pod's own limit holds for all its containers
-        ({"pod/box": "-1 100000", "pod": "300000 100000"}, 3.0),
+        ({"pod/cri:box": "200000 100000"}, 2.0),
+        ({"pod/cri:box": "50000 100000"}, 0.5),
+        ({"pod/cri:box": "-1 100000"}, None),
+        ({"pod/cri:box": "400000 100000", "pod": "75000 50000"}, 1.5),  # a pod's own limit holds for all its containers
+        ({"pod/cri:box": "-1 100000", "pod": "300000 100000"}, 3.0),
         ({"pod/other": "100000 100000"}, None),
         ({}, None),
     ],

@@ -105,7 +105,10 @@ def test_a_page_of_an_allowed_origin_can_read_every_refusal(
 
 
 def test_a_preflight_is_answered_and_a_foreign_one_is_a_problem(client: TestClient) -> None:
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key,if-none-match"}
+    asked = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "x-api-key,if-none-match,inference-header-content-length",
+    }
     answer = client.options("/v1/segment", headers={"Origin": ORIGIN, **asked})
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, ORIGIN)
     refused = client.options("/v1/segment", headers={"Origin": "https://evil.example", **asked})

@@ -16,7 +16,7 @@ gazeseg_serve.__path__.append(str(Path(__file__).resolve().parents[1]))
 
 from gazeseg_serve.default_model import default_artifact  # noqa: E402
 
-os.environ.setdefault("GAZESEG_ARTIFACT", str(default_artifact()))
+os.environ.setdefault("GAZESEG_ARTIFACT", str(default_artifact(os.environ.get("GAZESEG_DEVICE", "auto"))))
 
 from gazeseg_serve.service.main import service  # noqa: E402
 

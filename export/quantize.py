@@ -39,6 +39,7 @@ def to_int8(model: Path, images: np.ndarray) -> None:
     """
     from onnxruntime import quantization
 
+    whole_weights(model)  # those behind a cast would stay as they are
     graph = onnx.load(model)
     convolutions = [node.name for node in graph.graph.node if node.op_type == "Conv"]
     if len(convolutions) < 3 or not len(images):
@@ -100,6 +101,22 @@ def halve_weights(model: Path) -> None:
     graph.node.extend(nodes)
     onnx.checker.check_model(whole, full_check=True)
     write_bytes(model, whole.SerializeToString())
+
+
+def whole_weights(model: Path) -> None:
+    """Undo `halve_weights` in the file `model`: the rounded weights, stored as float32 again. Other files stay as they are."""
+    whole = onnx.load(model)
+    graph = whole.graph
+    halves = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in halves]
+    for cast in casts:
+        half = halves[cast.input[0]]
+        graph.initializer.remove(half)
+        values = onnx.numpy_helper.to_array(half).astype(np.float32)
+        graph.initializer.append(onnx.numpy_helper.from_array(values, cast.output[0]))
+        graph.node.remove(cast)
+    if casts:
+        write_bytes(model, whole.SerializeToString())
 
 
 def _before_convolutions(graph: onnx.GraphProto) -> list[str]:

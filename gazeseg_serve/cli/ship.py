@@ -191,7 +191,7 @@ def bench(
     from ..export.bench import bench as run_bench
     from ..export.bench import parse_counts
 
-    result = run_bench(artifact or default_artifact(), device, parse_counts(batches), parse_counts(threads), seconds)
+    result = run_bench(artifact or default_artifact(device), device, parse_counts(batches), parse_counts(threads), seconds)
     finish(result.lines(), result.as_dict(), as_json)
 
 

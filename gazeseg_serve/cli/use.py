@@ -38,7 +38,7 @@ def serve(
 
     named = any(os.environ.get(f"GAZESEG_{name}") for name in ("ARTIFACT", "MODELS", "SETTINGS"))
     if artifact is None and not model and not named:
-        artifact = default_artifact()
+        artifact = default_artifact(device or os.environ.get("GAZESEG_DEVICE", "auto"))
     run(
         {
             "artifact": artifact,
@@ -84,7 +84,7 @@ def predict(
     from ..default_model import default_artifact
     from ..names import printable
 
-    artifact, images = (inputs[0], inputs[1:]) if is_artifact(inputs[0]) else (default_artifact(), inputs)
+    artifact, images = (inputs[0], inputs[1:]) if is_artifact(inputs[0]) else (default_artifact(device), inputs)
     if not images:
         raise typer.BadParameter(f"{artifact} is an artifact; name images for it to segment, too")
     if engine == "ray":

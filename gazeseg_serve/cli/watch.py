@@ -58,7 +58,7 @@ def video(
     report = segment_video(
         source,
         out,
-        default_artifact() if artifact is None else artifact,
+        default_artifact(device) if artifact is None else artifact,
         VideoOptions(
             threshold=threshold,
             presence=presence,

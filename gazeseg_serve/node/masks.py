@@ -46,7 +46,7 @@ class LocalMasks:
     def __init__(self, settings: NodeSettings) -> None:
         from ..predictor import Predictor
 
-        self._predictor = Predictor.open(settings.artifact or default_artifact(), settings.device)
+        self._predictor = Predictor.open(settings.artifact or default_artifact(settings.device), settings.device)
         assert self._predictor.artifact is not None, "opened from a folder"
         self.artifact = self._predictor.artifact
         self.threshold = self.artifact.threshold if settings.threshold is None else settings.threshold

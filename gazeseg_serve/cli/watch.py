@@ -11,7 +11,7 @@ import typer
 from ..errors import require
 from .options import JsonFlag, app, finish
 
-SMOOTH_SECONDS = 0.1  # docs/video.md has what it gains and what it costs
+SMOOTH_SECONDS = 0.04  # docs/video.md has what it gains and what it costs
 RELEASE = 0.7
 
 
@@ -27,10 +27,8 @@ def video(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Presence under which nothing is marked; default: the artifact's own, 0: never."),
     ] = None,
-    smooth: Annotated[float, typer.Option(help="Seconds over which masks are steadied; 0: every frame by itself.")] = (
-        SMOOTH_SECONDS
-    ),
-    release: Annotated[float, typer.Option(help="Part of the presence threshold under which what was shown goes.")] = (RELEASE),
+    smooth: Annotated[float, typer.Option(help="Seconds over which masks are steadied; 0: not at all.")] = SMOOTH_SECONDS,
+    release: Annotated[float, typer.Option(help="Part of the presence threshold under which what was shown goes.")] = RELEASE,
     live: Annotated[bool, typer.Option("--live", help="At the source's own pace, the newest frame wins.")] = False,
     frames: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     png: Annotated[bool, typer.Option("--png", help="A PNG mask a frame, too.")] = False,

@@ -7,9 +7,9 @@ The clip is a phantom's, 640 x 480, H.264, made anew. Parts: `file` (frames a se
 engine alone in the same run, in turn, medians over rounds), `live` (25 and 60 frames a second, the newest wins: frames left
 out, age of a frame when its mask is ready, and the age in the first and last third), `stream` (the same over a WebSocket to
 a service of its own, JPEG frames, from before the JPEG is sent to the mask's labels), `memory` (peak of a process over a
-short and a ten times longer clip), `steady` (flicker and Dice by the time constant: on the phantom clip by a demo's artifact, flicker of
-`--clip`, and of still frames under noise and one-pixel shifts). A live file's frame counts from when it is due; its decoding is
-done by then. The last line is JSON.
+short and a ten times longer clip), `steady` (flicker and Dice by the time constant: on the phantom clip by a demo's
+artifact, flicker of `--clip`, and of still frames under noise and one-pixel shifts). A live file's frame counts from when
+it is due; its decoding is done by then. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def paced(client: Client, files: list[bytes], rate: float, count: int) -> dict[s
 
 
 def memory_part(artifact: Path, scratch: Path, shown: list[np.ndarray]) -> dict[str, Any]:
-    clip, peaks = write_clip(scratch / "long.mp4", shown, 3000, 25), {}
-    for frames in (300, 3000):
+    clip, peaks = write_clip(scratch / "long.mp4", shown, 1500, 25), {}
+    for frames in (150, 1500):
         code = "import resource, sys; from pathlib import Path; from gazeseg_serve.video.run import *\n"
         code += f"segment_video({str(clip)!r}, Path({str(scratch / 'm')!r}), Path({str(artifact)!r}), "
         code += f"VideoOptions(frames={frames}), 'cpu')\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

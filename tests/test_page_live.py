@@ -84,7 +84,9 @@ def test_a_camera_is_segmented_live_and_a_frame_can_be_kept(service: Running, tm
     asyncio.run(scenario())
 
 
-def test_a_video_file_is_played_to_its_end(service: Running, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["stream", "requests"])
+def test_a_video_file_is_played_to_its_end(way: str, service: Running, tmp_path: Path) -> None:
+    """Over a stream, and by a request a frame where the way to the service knows no WebSockets."""
     clip = tmp_path / "clip.webm"
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"VP80"), 20, (160, 120))
     for i in range(FRAMES):
@@ -97,6 +99,8 @@ def test_a_video_file_is_played_to_its_end(service: Running, tmp_path: Path) -> 
         async with browsing(service.url, tmp_path / "profile", *CAMERA) as tab:
             await tab.until("model", "lesion")
             await tab.evaluate(RECORD)
+            if way == "requests":
+                await tab.evaluate(NO_WEBSOCKETS)
             await tab.choose(clip)
             await tab.until("status", "clip.webm has come to its end")
             seen = await tab.evaluate("window.seen")
@@ -108,6 +112,7 @@ def test_a_video_file_is_played_to_its_end(service: Running, tmp_path: Path) -> 
             assert corners[-1] > corners[0], "the square moved to the right"
             await tab.choose(*broken(tmp_path))
             await tab.until("status", "broken.webm cannot be played")
+            assert await tab.evaluate("window.way") == way
             assert not [line for line in tab.complaints if "broken" not in line and "blob:" not in line]
 
     asyncio.run(scenario())
@@ -115,16 +120,35 @@ def test_a_video_file_is_played_to_its_end(service: Running, tmp_path: Path) -> 
 
 # Every line of numbers that stood there, and where the box of the square began.
 RECORD = """window.seen = []; window.lefts = []; window.real = window.fetch;
+const keep = (answer, way) => {
+  const box = answer.classes?.[0].box;
+  if (box) { window.lefts.push(box[0]); window.way = way; }
+};
 window.fetch = async (...what) => {
   const response = await window.real(...what);
-  const box = (await response.clone().json().catch(() => ({}))).classes?.[0].box;
-  if (box) window.lefts.push(box[0]);
+  keep(await response.clone().json().catch(() => ({})), "requests");
   return response;
+};
+const Socket = window.WebSocket;
+window.WebSocket = class extends Socket {
+  constructor(...what) {
+    super(...what);
+    this.addEventListener("message", ({ data }) => {
+      const end = 4 + new DataView(data).getUint32(0);
+      if (end < data.byteLength) keep(JSON.parse(new TextDecoder().decode(data.slice(end))), "stream");
+    });
+  }
 };
 new MutationObserver(() => {
   const text = document.getElementById('live').textContent;
   if (text) window.seen.push(text);
 }).observe(document.getElementById('live'), { childList: true });"""
+
+
+NO_WEBSOCKETS = """window.WebSocket = class {
+  constructor() { setTimeout(() => this.onerror(), 0); }
+  close() {}
+};"""
 
 
 def broken(folder: Path) -> tuple[Path]:

@@ -1,8 +1,9 @@
-// A camera or a video: the newest frame is asked for as soon as the one before is answered, and drawn together with its mask.
+// A camera or a video: one frame in work and the newest on its way, each drawn together with its mask.
 
 import { allParts, showFacts } from "./facts.js";
 import { drawing, queryFor, say, showScale, spreadOf, startLive, threshold, view } from "./result.js";
 import { Refusal, segment } from "./service.js";
+import { openStream } from "./stream.js";
 
 const at = (id) => document.getElementById(id);
 const LONGEST = 960; // side of a frame as it is sent, pixels
@@ -93,38 +94,69 @@ function drawn(longest) {
   return canvas;
 }
 
+// One frame is in work and the next on its way; what is shown comes in order.
 async function run(signal) {
-  const done = [];
-  let [frames, first, size] = [0, presented, ""];
+  const counts = { done: [], frames: 0, first: presented, size: "" };
+  let [link, showing] = [null, Promise.resolve()];
   watch(signal);
-  for (let last = -1; !signal.aborted && !video.ended;) {
-    if (video.readyState < video.HAVE_CURRENT_DATA || presented === last || video.paused) {
-      await new Promise(requestAnimationFrame);
-      continue;
+  try {
+    for (let last = -1; !signal.aborted && !video.ended;) {
+      if (video.readyState < video.HAVE_CURRENT_DATA || presented === last || video.paused) {
+        await new Promise(requestAnimationFrame);
+        continue;
+      }
+      last = presented;
+      counts.first ||= presented;
+      const [taken, canvas] = [performance.now(), drawn(LONGEST)];
+      const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: QUALITY });
+      const spreads = at("disagreement").checked && !at("disagreement").disabled;
+      if (link?.spreads !== spreads) {
+        await showing;
+        link?.close();
+        link = await connect(spreads, signal);
+      }
+      const { threshold: cut, presence } = queryFor({ force: false }, threshold());
+      const reply = link.ask(blob, taken / 1000, { threshold: cut, presence });
+      reply.catch(() => {}); // it is thrown where it is shown
+      await showing;
+      showing = show(reply, canvas, taken, last, counts, signal);
+      showing.catch(() => {}); // it is thrown where it is awaited
     }
-    last = presented;
-    first ||= presented;
-    const [taken, canvas] = [performance.now(), drawn(LONGEST)];
-    const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: QUALITY });
-    const spreads = at("disagreement").checked && !at("disagreement").disabled;
-    const query = queryFor({ force: false }, threshold());
-    const response = await segment(blob, { output: "json", disagreement: spreads, ...query }, signal);
-    const answer = await response.json();
-    const [parts, spread] = [allParts(answer), await spreadOf(answer)];
-    if (signal.aborted) return;
-    view.show(drawing(answer, canvas, spread, parts), size === String(answer.size));
-    size = String(answer.size);
-    showScale(spread);
-    showFacts(answer, parts, null, response.headers.get("server-timing"), (box) => view.focus(box));
-    const now = performance.now();
-    done.push(now);
-    while (done[0] < now - OVER) done.shift();
-    frames++;
-    const rate = done.length > 1 ? (done.length - 1) / (done.at(-1) - done[0]) * 1000 : 0;
-    const left = Math.max(0, last - first + 1 - frames);
-    at("live").textContent = `${rate.toFixed(1)} frames a second · ${Math.round(now - taken)} ms old · `
-      + `${left} of ${frames + left} left out`;
+    await showing;
+  } finally {
+    link?.close();
   }
+}
+
+// Over a stream where one can be opened, else a request a frame.
+async function connect(spreads, signal) {
+  const stream = await openStream({ disagreement: spreads }, signal);
+  if (stream) return { spreads, ask: (...frame) => stream.ask(...frame), close: () => stream.close() };
+  const ask = async (blob, _, query) => {
+    const response = await segment(blob, { output: "json", disagreement: spreads, ...query }, signal);
+    return { answer: await response.json(), timing: response.headers.get("server-timing") };
+  };
+  return { spreads, ask, close: () => {} };
+}
+
+async function show(reply, canvas, taken, number, counts, signal) {
+  const found = await reply;
+  if (signal.aborted || found === null) return;
+  const { answer, timing } = found;
+  const [parts, spread] = [allParts(answer), await spreadOf(answer)];
+  if (signal.aborted) return;
+  view.show(drawing(answer, canvas, spread, parts), counts.size === String(answer.size));
+  counts.size = String(answer.size);
+  showScale(spread);
+  showFacts(answer, parts, null, timing, (box) => view.focus(box));
+  const [now, done] = [performance.now(), counts.done];
+  done.push(now);
+  while (done[0] < now - OVER) done.shift();
+  counts.frames++;
+  const rate = done.length > 1 ? (done.length - 1) / (done.at(-1) - done[0]) * 1000 : 0;
+  const left = Math.max(0, number - counts.first + 1 - counts.frames);
+  at("live").textContent = `${rate.toFixed(1)} frames a second · ${Math.round(now - taken)} ms old · `
+    + `${left} of ${counts.frames + left} left out`;
 }
 
 // Count the video's own frames, so that those in between are known.

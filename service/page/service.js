@@ -78,6 +78,19 @@ export function segmentSeries(files, query, signal) {
   return ask(`${pathOf("/segment/batch")}?${asQuery(query)}`, { method: "POST", body: form, signal });
 }
 
+// Where a stream of frames goes, and the subprotocols that carry the key: no header can be set on a WebSocket.
+export function streamAddress(query) {
+  const address = new URL(`${pathOf("/stream")}?${asQuery(query)}`, document.baseURI);
+  address.protocol = address.protocol.replace("http", "ws");
+  return address;
+}
+
+export function streamProtocols() {
+  if (!key) return ["gazeseg.stream.v1"];
+  const letters = String.fromCharCode(...new TextEncoder().encode(key));
+  return ["gazeseg.stream.v1", `gazeseg.key.${btoa(letters).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`];
+}
+
 function asQuery(query) {
   return new URLSearchParams(Object.entries(query).filter(([, value]) => value !== null && value !== false));
 }

@@ -99,6 +99,8 @@ def segment_video(
     refuse_foreign(out, VIDEO_FOLDER)
     predictor = Predictor.open(artifact, device)
     assert predictor.artifact is not None, "opened from a folder"
+    if predictor.spec.window is not None:
+        raise ConfigError("this model sees CT in Hounsfield units, which a video has not; name another with --artifact")
     check_presence(predictor.artifact.presence, options.presence)
     use = predictor.artifact.intended_use
     with closing(open_source(source, options, raw, stdin, use)) as opened, staged_folder(out, VIDEO_FOLDER) as folder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -81,7 +81,10 @@ class FrameSegmenter:
 
     def __call__(self, image: np.ndarray, at: float) -> Prediction:
         """Segment `(H, W, C)`, as Predictor.predict takes it, shown at `at` seconds. Raises as it does."""
-        return self.steadied(self._predictor.run([self._predictor.prepare(image)]), at, image.shape[:2])
+        prepared = self._predictor.prepare(image)
+        found = self.steadied(self._predictor.run([prepared]), at, image.shape[:2])
+        familiar = None if self._predictor.artifact is None else self._predictor.artifact.familiar
+        return found if familiar is None else replace(found, unusual=familiar.reasons(familiar.distances(prepared)))
 
     def steadied(self, outputs: Outputs, at: float, size: tuple[int, int]) -> Prediction:
         """The prediction of what the engine gave for one frame of `size` = (height, width)."""

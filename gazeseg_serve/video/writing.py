@@ -74,6 +74,7 @@ def frame_line(item: Segmented, artifact: Artifact) -> dict[str, Any]:
         "size": list(item.mask.shape),
         "presence": None if item.prediction.presence is None else round(item.prediction.presence, 6),
         "mean_disagreement": None if spread is None else round(float(spread.mean()), 6),
+        "unusual": None if item.prediction.unusual is None else bool(item.prediction.unusual),
         "damaged": frame.damaged,
         "age_ms": round(item.age, 3),
         "classes": [

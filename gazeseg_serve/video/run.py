@@ -99,8 +99,6 @@ def segment_video(
     refuse_foreign(out, VIDEO_FOLDER)
     predictor = Predictor.open(artifact, device)
     assert predictor.artifact is not None, "opened from a folder"
-    if predictor.spec.window is not None:
-        raise ConfigError("this model sees CT in Hounsfield units, which a video has not; name another with --artifact")
     check_presence(predictor.artifact.presence, options.presence)
     use = predictor.artifact.intended_use
     with closing(open_source(source, options, raw, stdin, use)) as opened, staged_folder(out, VIDEO_FOLDER) as folder:
@@ -195,16 +193,21 @@ class _Work:
                 return
 
     def _segmented(self) -> Iterator[Segmented]:
-        channels, floating = self._spec.channels, self._spec.dtype == "float32"
         for frame, arrived in self._decoded:
-            image = with_channels(frame.pixels, channels)
-            prediction = self._segment(unit_range(image) if floating else image, frame.seconds)
+            prediction = self._segment(self._image(frame.pixels), frame.seconds)
             mask = prediction.mask(self._threshold)
             age = 1000 * (time.perf_counter() - arrived)
             self._count(frame, mask, age)
             yield Segmented(frame, prediction, mask, age)
             if len(self._ages) == self._options.frames:
                 return
+
+    def _image(self, pixels: np.ndarray) -> np.ndarray:
+        """The frame as the network's InputSpec wants it, as `imaging.decode_image` makes it of 8-bit pictures."""
+        image = with_channels(pixels, self._spec.channels)
+        if self._spec.dtype == "uint8":
+            return image
+        return unit_range(image) if self._spec.window is None else image / np.float32(255)
 
     def _count(self, frame: Frame, mask: np.ndarray, age: float) -> None:
         self._ages.append(age)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-
-
-def pytest_configure() -> None:
-    """A worker that somebody ends says what it was doing; the output is not captured yet."""
-    if sys.platform != "win32":
-        faulthandler.register(signal.SIGTERM, os.dup(2), chain=True)
-
 
 DATA = Path(os.environ.get("GAZESEG_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
 

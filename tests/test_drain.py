@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Iterator
 from types import FrameType, SimpleNamespace
@@ -59,6 +58,15 @@ def a_runtime(grace: float = 20) -> Any:
     )
 
 
+def sigterm() -> None:
+    """What Python does when the signal comes. None is sent: with the native libraries that other tests have loaded, a real one
+    has ended the process that runs them all; test_service_process.py sends it to a service.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    assert callable(handler)
+    handler(signal.SIGTERM, None)
+
+
 async def everything_else() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     async with asyncio.timeout(20):
@@ -73,9 +81,9 @@ def test_two_signals_are_one_drain() -> None:
         signal.signal(signal.SIGTERM, server.handle_exit)
         drain_on_sigterm(runtime)
         assert not runtime.admission.draining
-        os.kill(os.getpid(), signal.SIGTERM)
+        sigterm()
         await until(lambda: runtime.admission.draining)
-        os.kill(os.getpid(), signal.SIGTERM)
+        sigterm()
         await until(lambda: len(server.stopped) > 0)
         await everything_else()
         assert server.stopped == [(signal.SIGTERM, True)]
@@ -107,7 +115,7 @@ def test_the_port_is_open_while_it_drains_and_closed_before_the_server_stops() -
         told = Told(runtime, listener)
         signal.signal(signal.SIGTERM, told.handle_exit)
         drain_on_sigterm(runtime)
-        os.kill(os.getpid(), signal.SIGTERM)
+        sigterm()
         await until(lambda: runtime.admission.draining)
         _, writer = await asyncio.open_connection("127.0.0.1", port)  # a client that comes while it drains is heard
         await until(lambda: len(met) == 1)
@@ -149,7 +157,7 @@ def test_work_that_is_not_done_shortly_before_the_end_is_given_up() -> None:
         server = Server(runtime)
         signal.signal(signal.SIGTERM, server.handle_exit)
         drain_on_sigterm(runtime)
-        os.kill(os.getpid(), signal.SIGTERM)
+        sigterm()
         async with asyncio.timeout(20):
             await runtime.given_up.wait()
         assert Ends.asked == [0.5]

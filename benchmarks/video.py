@@ -41,7 +41,8 @@ from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.training.gaze.phantom_clip import phantom_clip
 from gazeseg_serve.video.frames import Frame, read_video
 from gazeseg_serve.video.run import VideoOptions, segment_video
-from gazeseg_serve.video.steady import FrameSegmenter, Steadiness
+from gazeseg_serve.video.settings import Steadiness
+from gazeseg_serve.video.steady import FrameSegmenter
 from gazeseg_serve.video.writing import Film
 
 TIMES = (0.0, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2)
@@ -212,7 +213,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of each live source")
     parser.add_argument("--out", type=Path, default=None)
     wanted = parser.parse_args()
-    artifact = default_artifact() if wanted.artifact is None else wanted.artifact
+    artifact = default_artifact("cpu") if wanted.artifact is None else wanted.artifact
     shown, parts = pictures(250), wanted.only.split(",")
     cores = len(os.sched_getaffinity(0))
     result: dict[str, Any] = {"machine": platform.machine(), "cores": cores, "load": os.getloadavg()[0]}

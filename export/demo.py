@@ -13,6 +13,7 @@ import numpy as np
 
 from gazeseg_serve.contract import Artifact, Run
 from gazeseg_serve.dataset import Dataset
+from gazeseg_serve.errors import require
 from gazeseg_serve.files import write_bytes, write_json, write_text
 from gazeseg_serve.folders import Kind, json_of, staged_folder
 from gazeseg_serve.metrics import dice
@@ -29,6 +30,7 @@ from gazeseg_serve.training.masks.make import make_masks
 from gazeseg_serve.training.masks.settings import MaskSettings
 from gazeseg_serve.training.scoring.evaluate import run_members
 
+from .demo_clip import ClipScore, make_clip
 from .pipeline import export_run
 
 _SIDE = 96  # pixels, of the phantoms and the networks
@@ -49,6 +51,7 @@ class DemoResult:
     page: str
     artifact: str
     sample: str
+    clip: ClipScore | None = None
 
     def as_dict(self) -> dict[str, object]:
         return dataclasses.asdict(self)
@@ -80,20 +83,22 @@ def demo_config(quick: bool = False) -> TrainConfig:
     )
 
 
-def run_demo(out: Path, quick: bool = False) -> DemoResult:
+def run_demo(out: Path, quick: bool = False, clip: bool = False) -> DemoResult:
     """Make phantoms, masks, a run, an artifact, masks of held-out phantoms and `index.html` in the folder `out`.
 
     An earlier demo in `out` is replaced; ContractError where `out` holds anything else. quick: fewer phantoms and steps,
-    to see that it runs.
+    to see that it runs. clip: a video of a phantom, too, with its true masks, in `clip/` (extra `video`).
     """
+    if clip:
+        require("av", "video")
     with staged_folder(out, DEMO_FOLDER) as folder:
-        result = _make(folder, out, quick)
+        result = _make(folder, out, quick, clip)
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         write_json(folder / _MARKER, {"schema": _SCHEMA, "files": files})
     return result
 
 
-def _make(out: Path, later: Path, quick: bool) -> DemoResult:
+def _make(out: Path, later: Path, quick: bool, with_clip: bool) -> DemoResult:
     """Make the demo in the folder `out`, which will be called `later`."""
     start = time.monotonic()
     data, masks, run, artifact = out / "dataset", out / "masks", out / "run", out / "artifact"
@@ -110,12 +115,13 @@ def _make(out: Path, later: Path, quick: bool) -> DemoResult:
     exported = export_run(run, artifact, data)
     log.info("5 of 5: masks of phantoms no network saw")
     scored = _score(data, run, artifact, out / "predictions", test)
+    clip = make_clip(out / "clip", artifact) if with_clip else None
     mean = float(np.mean([item.dice["graph"] for item in scored]))
     seconds = time.monotonic() - start
     write_text(out / "index.html", _page(data, masks, trained, exported, scored, seconds))
     write_bytes(out / STRIP, encode_png(_strip(data, masks, scored[len(scored) // 2])))
     sample = later / Dataset.open(data).images[test[0]].relative_to(out)
-    return DemoResult(mean, len(test), seconds, str(later / "index.html"), str(later / "artifact"), str(sample))
+    return DemoResult(mean, len(test), seconds, str(later / "index.html"), str(later / "artifact"), str(sample), clip)
 
 
 def _made(folder: Path) -> set[str] | None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import QueryParams
 
 from gazeseg_serve.errors import ConfigError
-from gazeseg_serve.video.steady import Steadiness
+from gazeseg_serve.video.settings import Steadiness
 
 from .problems import Problem
 

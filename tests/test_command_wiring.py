@@ -17,6 +17,8 @@ from gazeseg_serve.errors import MissingExtraError
 from gazeseg_serve.export.settings import AllowedLoss, ExportSettings
 from gazeseg_serve.training.learning.student import Student
 from gazeseg_serve.training.masks.settings import CrfSettings, MaskSettings, Screen
+from gazeseg_serve.video.run import Raw, VideoOptions
+from gazeseg_serve.video.settings import RELEASE, SMOOTH_SECONDS, Steadiness
 
 CONFIG = Path(__file__).parents[1] / "configs" / "kvasir_small.toml"
 
@@ -215,7 +217,31 @@ def arguments(argv: list[str], module: str, name: str, monkeypatch: pytest.Monke
             "bench",
             {"folder": Path("a"), "device": "cpu", "batches": (1, 4), "threads": (2,), "seconds": 0.5},
         ),
-        (["demo", "--out", "o", "--quick"], "export.demo", "run_demo", {"out": Path("o"), "quick": True}),
+        (["demo", "--out", "o", "--quick"], "export.demo", "run_demo", {"out": Path("o"), "quick": True, "clip": False}),
+        (["demo", "--clip"], "export.demo", "run_demo", {"quick": False, "clip": True}),
+        (
+            [
+                *("video", "-", "--out", "o", "--artifact", "a", "--raw", "64x48", "--rate", "10", "--threshold", "0.3"),
+                *("--presence", "0.2", "--smooth", "0.5", "--release", "0.9", "--frames", "7", "--png", "--no-film"),
+                *("--live", "--force", "--device", "cpu"),
+            ],
+            "video.run",
+            "segment_video",
+            {
+                "source": "-",
+                "out": Path("o"),
+                "artifact": Path("a"),
+                "options": VideoOptions(0.3, 0.2, Steadiness(0.5, 0.9), 7, True, True, False, True),
+                "device": "cpu",
+                "raw": Raw(64, 48, 10.0),
+            },
+        ),
+        (
+            ["video", "rtsp://host/a", "--out", "o"],
+            "video.run",
+            "segment_video",
+            {"options": VideoOptions(steadiness=Steadiness(SMOOTH_SECONDS, RELEASE), live=True), "raw": None, "device": "auto"},
+        ),
         (["inspect", "a"], "card", "model_card", {"folder": Path("a")}),
         (
             [

@@ -23,7 +23,8 @@ from starlette.websockets import WebSocketDisconnect
 from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.presence import Presence
 from gazeseg_serve.service.settings import Settings
-from gazeseg_serve.video.steady import FrameSegmenter, Steadiness
+from gazeseg_serve.video.settings import Steadiness
+from gazeseg_serve.video.steady import FrameSegmenter
 
 RULE = Presence(share=0.05, slope=1.0, offset=0.0, threshold=0.6, alarm_rate=0.1, suppressed=0.0, with_target=1, without=1)
 

@@ -25,7 +25,8 @@ from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.video import writing
 from gazeseg_serve.video.frames import VideoLimits, read_video
 from gazeseg_serve.video.run import Raw, VideoOptions, segment_video
-from gazeseg_serve.video.steady import FrameSegmenter, Steadiness
+from gazeseg_serve.video.settings import Steadiness
+from gazeseg_serve.video.steady import FrameSegmenter
 
 PICTURES = [numbered(i) for i in range(20)]
 STAMPS = [int(1000 * i**1.5 / 25) for i in range(20)]

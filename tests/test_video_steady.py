@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.metrics import dice, flicker
 from gazeseg_serve.predictor import Prediction, Predictor
 from gazeseg_serve.training.gaze.phantom_clip import phantom_clip
-from gazeseg_serve.video.steady import SUREST, FrameSegmenter, Steadiness, Steady
+from gazeseg_serve.video.settings import SMOOTH_SECONDS, Steadiness
+from gazeseg_serve.video.steady import SUREST, FrameSegmenter, Steady
 
 
 def slow_flicker(masks: list[np.ndarray]) -> float:
@@ -109,6 +111,11 @@ def test_hysteresis_lets_go_later_than_it_takes() -> None:
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="switches"):
         Steadiness(**wrong)
+
+
+def test_the_page_plays_with_the_default_of_the_command() -> None:
+    script = (Path(__file__).parents[1] / "service" / "page" / "stream.js").read_text()
+    assert f"const SMOOTH = {SMOOTH_SECONDS};" in script
 
 
 def test_a_segmenter_without_smoothing_is_the_predictor() -> None:

@@ -18,6 +18,7 @@ DEFAULT = ExportSettings()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("gazeseg-demo"),
     quick: Annotated[bool, typer.Option(help="Fewer phantoms and steps: does it run, not how well.")] = False,
+    clip: Annotated[bool, typer.Option("--clip", help="A video of a phantom, too, with its true masks.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run the whole path on synthetic images with simulated gaze.
@@ -26,9 +27,17 @@ def demo(
     """
     from ..export.demo import run_demo
 
-    result = run_demo(out, quick)
+    result = run_demo(out, quick, clip)
+    told = []
+    if (film := result.clip) is not None:
+        told = [
+            f"clip: Dice {film.dice:.3f} on the {film.shown} of {film.frames} frames that show the lesion",
+            f"its masks flicker {film.flicker:.3f}, the true ones {film.flicker_true:.3f}; steadied {film.flicker_steady:.3f}, "
+            f"at Dice {film.dice_steady:.3f}",
+        ]
     finish(
         [
+            *told,
             f"Dice on {result.test_images} held-out phantoms: {result.dice:.3f} (ensemble, through the exported graph)",
             f"open        {result.page}",
             f"serve it    gazeseg-serve serve {result.artifact}",

@@ -9,10 +9,8 @@ from typing import Annotated
 import typer
 
 from ..errors import require
+from ..video.settings import RELEASE, SMOOTH_SECONDS, Steadiness
 from .options import JsonFlag, app, finish
-
-SMOOTH_SECONDS = 0.04  # docs/video.md has what it gains and what it costs
-RELEASE = 0.7
 
 
 @app.command()
@@ -48,7 +46,6 @@ def video(
     require("av", "video")
     from ..default_model import default_artifact
     from ..video.run import Raw, VideoOptions, is_live, segment_video
-    from ..video.steady import Steadiness
 
     size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", raw) if raw is not None else None
     if raw is not None and size is None:

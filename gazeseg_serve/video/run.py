@@ -25,7 +25,8 @@ from ..predictor import Predictor, check_presence
 from ..progress import track
 from .channel import Channel
 from .frames import DEFAULT_LIMITS, LIVE_SCHEMES, Frame, RawVideo, Video, VideoLimits, is_camera
-from .steady import FrameSegmenter, Steadiness
+from .settings import Steadiness
+from .steady import FrameSegmenter
 from .writing import REPORT, SCHEMA, VIDEO_FOLDER, Segmented, VideoWriter
 
 _AHEAD = 4  # frames that wait for the engine, and as many for the writer

@@ -22,7 +22,7 @@ from .frames import Frame
 
 REPORT, LINES, FILM, MASKS = "report.json", "masks.jsonl", "overlay.mp4", "masks"
 SCHEMA = "gazeseg-video/1"
-_ENCODERS = (("libx264", {"preset": "veryfast", "crf": "20"}), ("mpeg4", {"qscale": "4"}))
+_ENCODERS = (("libx264", {"preset": "ultrafast", "crf": "20"}), ("mpeg4", {"qscale": "4"}))
 _MASK_NAME = re.compile(r"frame_\d{6,}\.png")
 
 

@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_OUT ?= gazeseg-demo
 
-.PHONY: setup demo demo-quick test test-alone test-slow test-orthanc fuzz soak lint types docs wheel oldest lock audit sbom container capacity clean
+.PHONY: setup demo demo-quick test test-alone test-slow test-orthanc fuzz soak lint types docs wheel oldest lock audit sbom container capacity gpu clean
 
 setup: $(READY)
 
@@ -100,6 +100,13 @@ container: $(READY)
 # How many cores for how many requests a second: docs/capacity.md. Needs the machine to itself for two minutes.
 capacity: $(READY)
 	$(BIN)/python -W ignore benchmarks/capacity.py --out benchmarks/results/capacity.json
+
+# Everything that has a GPU side: docs/performance/gpu.md. WHEELS is a folder of packages for a machine without a network.
+GPU_PYTHON = $(if $(WHEELS),build/gpu/bin/python,$(BIN)/python)
+gpu: $(if $(WHEELS),,$(READY))
+	test -z "$(WHEELS)" || { $(PYTHON) -m venv build/gpu && build/gpu/bin/pip install --quiet --no-index --find-links "$(WHEELS)" \
+	    '.[gpu,tensorrt,train,export,serve,client]' psutil; }
+	$(GPU_PYTHON) -W ignore benchmarks/gpu.py --out benchmarks/results/gpu.json --page docs/performance/gpu-measured.md
 
 clean:
 	rm -rf build dist *.egg-info $(DEMO_OUT)

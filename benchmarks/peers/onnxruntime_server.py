@@ -2,7 +2,7 @@
 
 Decoding, resizing and encoding are this project's own, so that what differs is how the engine is fed.
 
-    uvicorn peers.onnxruntime_server:app --port 3000        with ARTIFACT in the environment
+    uvicorn peers.onnxruntime_server:app --port 3000        with ARTIFACT in the environment, and DEVICE (cpu, cuda)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gazeseg_serve.outputs import render
 from gazeseg_serve.predictor import Predictor
 
 app = FastAPI()
-predictor = Predictor.open(os.environ["ARTIFACT"], "cpu")
+predictor = Predictor.open(os.environ["ARTIFACT"], os.environ.get("DEVICE", "cpu"))
 
 
 @app.post("/v1/segment")

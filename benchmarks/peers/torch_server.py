@@ -1,9 +1,11 @@
 """Peer: what one writes around the paper's release. FastAPI and the eager PyTorch ensemble at its full size.
 
-uvicorn peers.torch_server:app --port 3000
+uvicorn peers.torch_server:app --port 3000        with DEVICE (cpu, cuda), SIZE and WIDTH in the environment
 """
 
 from __future__ import annotations
+
+import os
 
 import cv2
 import numpy as np
@@ -21,8 +23,9 @@ from gazeseg_serve.training.networks.ensemble import Ensemble
 
 app = FastAPI()
 # configs/kvasir_paper.toml; random weights are as fast as trained ones.
-spec = InputSpec(size=224, classes=("polyp",))
-ensemble = Ensemble(Architecture(width=64, norm="group"), spec, seeds=(0, 1)).eval()
+device = os.environ.get("DEVICE", "cpu")
+spec = InputSpec(size=int(os.environ.get("SIZE", "224")), classes=("polyp",))
+ensemble = Ensemble(Architecture(int(os.environ.get("WIDTH", "64")), norm="group"), spec, seeds=(0, 1)).eval().to(device)
 
 
 @app.post("/v1/segment")
@@ -33,8 +36,8 @@ async def segment(request: Request) -> Response:
         image = decode_image(body)
         small = resize_image(image, (spec.size, spec.size))
         with torch.inference_mode():
-            x = ensemble.normalise(torch.from_numpy(small).permute(2, 0, 1)[None].float())
-            logits = ensemble(x).mean(dim=0)[0, 0].numpy()
+            x = ensemble.normalise(torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float())
+            logits = ensemble(x).mean(dim=0)[0, 0].cpu().numpy()
         full = cv2.resize(logits, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return encode_png((full >= 0).astype(np.uint8), bilevel=True)
 

@@ -53,5 +53,5 @@ def make_clip(out: Path, artifact: Path, seconds: float = 10.0) -> ClipScore:
         steadied.append(steady(image, number / RATE).mask())
     film.close()
     shown = [number for number, truth in enumerate(truths) if truth.any()]
-    scores = [float(np.mean([dice(found[i], truths[i]) for i in shown])) for found in (masks, steadied)]
-    return ClipScore(frames, len(shown), *scores, flicker(masks), flicker(steadied), flicker(truths))
+    alone, steadier = (float(np.mean([dice(found[i], truths[i]) for i in shown])) for found in (masks, steadied))
+    return ClipScore(frames, len(shown), alone, steadier, flicker(masks), flicker(steadied), flicker(truths))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,8 @@ from gated_service import metric
 from serving import Running, as_png, encoded, images, running
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection
+from websockets.sync.server import serve as serve_sockets
 
 from gazeseg_serve.client import AsyncClient, Client, ServiceError, StreamMask, StreamOptions
 from gazeseg_serve.client_stream import read
@@ -186,8 +190,37 @@ def test_who_stops_reading_is_cut_off_and_costs_no_memory(service: Running) -> N
     assert time.monotonic() < end, "never cut off"
     assert sent < 60, "it was not read on and on"
     assert worker.memory_info().rss < before + 150 * 2**20
-    text = httpx.get(service.url + "/metrics").text
-    assert metric(text, 'gazeseg_shed_total{reason="slow-reader"}') == 1
+    assert metric(httpx.get(service.url + "/metrics").text, "gazeseg_streams") == 0
+
+
+def test_no_more_than_three_frames_are_sent_unanswered() -> None:
+    """A send does not push back by itself: the client waits for answers."""
+    took: list[int] = []
+
+    def serve(plug: ServerConnection) -> None:
+        held = 0
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        plug.recv(0.2)
+                        held += 1
+                took.append(held)
+                for _ in range(held):
+                    head = json.dumps({"stamp": 0.0, "frame": 0, "dropped": True}).encode()
+                    plug.send(struct.pack(">I", len(head)) + head)
+                held = 0
+
+    with serve_sockets(serve, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        port = server.socket.getsockname()[1]
+        answers = list(Client(f"http://127.0.0.1:{port}").stream((float(i), encoded()) for i in range(7)))
+        server.shutdown()
+        thread.join(20)
+    assert len(answers) == 7
+    assert took[0] == 3
+    assert max(took) == 3
 
 
 def test_a_message_over_the_limit_ends_the_stream(service: Running) -> None:

@@ -1,4 +1,4 @@
-"""BoxInst, BoxTeacher and AGMM against slow ways to compute them, and a training with each."""
+"""BoxInst, BoxTeacher, PointSup and AGMM against slow ways to compute them, and a training with each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from skimage.color import rgb2lab
 from tiny import tiny_config
 
 from gazeseg_serve.errors import ConfigError
+from gazeseg_serve.training.learning.annotations import annotate
 from gazeseg_serve.training.learning.loop import train
 from gazeseg_serve.training.learning.rivals.agmm import agmm_parts, mixture
 from gazeseg_serve.training.learning.rivals.boxinst import alike, boxinst_parts, projection_loss
@@ -18,6 +19,7 @@ from gazeseg_serve.training.learning.rivals.boxteacher import affine, boxteacher
 from gazeseg_serve.training.learning.rivals.choice import RIVALS
 from gazeseg_serve.training.learning.rivals.edges import disagreement_loss, ends
 from gazeseg_serve.training.learning.rivals.parts import rival_parts
+from gazeseg_serve.training.learning.rivals.pointsup import boxes_of, pointsup_parts
 from gazeseg_serve.training.masks.levels import IGNORE
 
 RNG = np.random.default_rng(0)
@@ -173,6 +175,20 @@ def test_boxteacher_is_boxinst_and_what_its_teacher_adds() -> None:
         assert found[name][1].item() == value.item()
 
 
+def test_pointsup_is_the_mean_over_the_points_and_the_mean_over_the_outside() -> None:
+    mask = np.zeros((2, 24, 24), np.uint8)
+    mask[0, 3:17, 4:9] = mask[0, 3:5, 4:20] = mask[1, 10:22, 2:12] = 1
+    labels = np.stack([annotate(one, "box_points") for one in mask])
+    labels[1, 12, 4:6] = 0  # two points side by side
+    boxes = np.stack([annotate(one, "box") for one in mask]) > 0
+    np.testing.assert_array_equal(boxes_of(torch.from_numpy(labels)).numpy(), boxes)
+    logits = RNG.normal(0, 2, mask.shape)
+    each = -np.log(np.where(labels == 1, sigmoid(logits), 1 - sigmoid(logits)))
+    found = pointsup_parts(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert found["points"][1].item() == pytest.approx(each[boxes & (labels != IGNORE)].mean())
+    assert found["outside"][1].item() == pytest.approx(each[~boxes].mean())
+
+
 @pytest.mark.parametrize("K", [1, 3])
 def test_agmm_against_its_equations(K: int) -> None:
     features, logits = RNG.normal(0, 1, (2, 5, SIDE, SIDE)), RNG.normal(0, 1, (2, K, SIDE, SIDE))
@@ -236,7 +252,7 @@ def test_images_without_any_label_give_losses_of_nothing_and_finite_gradients() 
     assert torch.isfinite(features.grad).all()
 
 
-ANNOTATION = {"boxinst": "box", "boxteacher": "box", "agmm": "scribble"}
+ANNOTATION = {"pointsup": "box_points", "boxinst": "box", "boxteacher": "box", "agmm": "scribble"}
 
 
 @pytest.mark.parametrize("rival", RIVALS)
@@ -261,7 +277,7 @@ def test_levels_are_summed_and_boxes_leave_the_cross_entropy_out(rival: str, pha
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("loss.rival=cyclemix",), "boxinst, boxteacher, agmm"),
+        (("loss.rival=cyclemix",), "boxinst, boxteacher, pointsup, agmm"),
         (("loss.rival=boxinst", "data.supervision=point"), "learns from data.supervision box, not 'point'"),
         (("loss.rival=agmm",), "point or scribble or extreme, not 'gaze'"),
         (("loss.rival=boxinst", "data.supervision=box"), "augment.rotate = 20.0 turns the boxes"),

@@ -15,8 +15,7 @@ pixels that nobody annotated are IGNORE, and the segmentation loss leaves them o
     box_points  the tight box of every connected region, and the mask's own label at ten pixels drawn uniformly in it
                 (PointSup: Cheng et al., CVPR 2022); outside all boxes is background. The draw depends on the box alone.
 
-The losses that were made for one of them (BoxInst, BoxTeacher, AGMM) are in `rivals`; PointSup's is the cross-entropy at
-the labelled pixels, and so needs none.
+The losses that were made for one of them (BoxInst, BoxTeacher, PointSup, AGMM) are in `rivals`.
 """
 
 from __future__ import annotations

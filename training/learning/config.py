@@ -125,8 +125,8 @@ class Loss:
     dice: float = key(0.0, "weight of the soft Dice loss beside the cross-entropy; not of the method, 0 is off")
     rival: str = key(
         "",
-        'a loss made for another annotation, to compare: "boxinst" or "boxteacher" in place of the cross-entropy on boxes, '
-        '"agmm" beside it on points, scribbles or extreme points; "" is none',
+        'a loss made for another annotation, to compare: "boxinst" or "boxteacher" in place of the plain losses on boxes, '
+        '"pointsup" on box_points, "agmm" beside them on points, scribbles or extreme points; "" is none',
     )
 
     def __post_init__(self) -> None:

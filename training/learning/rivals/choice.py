@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from gazeseg_serve.errors import ConfigError
 
-BOX_LOSSES = ("boxinst", "boxteacher")  # in place of the cross-entropy: a box names no pixel inside it
+BOX_LOSSES = ("boxinst", "boxteacher", "pointsup")  # in place of the plain losses: a box names no pixel inside it
 RIVALS = (*BOX_LOSSES, "agmm")
-ANNOTATIONS = {"boxinst": ("box",), "boxteacher": ("box",), "agmm": ("point", "scribble", "extreme")}
+ANNOTATIONS = {
+    "boxinst": ("box",),
+    "boxteacher": ("box",),
+    "pointsup": ("box_points",),
+    "agmm": ("point", "scribble", "extreme"),
+}
 
 
 def check_rival(rival: str, supervision: str, outputs: int, rotate: float, average: float) -> None:

@@ -10,6 +10,7 @@ from ...networks.ensemble import activation
 from .agmm import agmm_parts
 from .boxinst import boxinst_parts
 from .boxteacher import boxteacher_parts
+from .pointsup import pointsup_parts
 
 
 def rival_parts(
@@ -30,6 +31,8 @@ def rival_parts(
     for z, target, feature in zip(logits, targets, features, strict=True):
         if rival == "agmm":
             parts = agmm_parts(z, target, feature)
+        elif rival == "pointsup":
+            parts = pointsup_parts(z[:, 0], target)
         elif rival == "boxinst":
             parts = boxinst_parts(z[:, 0], target == 1, images, progress)
         elif rival == "boxteacher" and teacher is not None:

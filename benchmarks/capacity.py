@@ -2,9 +2,11 @@
 
     python benchmarks/capacity.py --out benchmarks/results/capacity.json       measure, check, print the tables
     python benchmarks/capacity.py predict --out FILE --p99-ms 500              other tables of a file that was measured
+    python -W ignore benchmarks/capacity.py workers --out benchmarks/results/workers.json       one process against two
 
-`measure` takes about two minutes and needs the machine to itself; `predict` does not. Images: 640 x 480 JPEG, made up.
-The generator runs on the same cores; the model is told what it costs, and the tables are for a generator elsewhere.
+`measure` and `workers` take about two minutes each and need the machine to themselves; `predict` does not. Images: JPEG,
+640 x 480 and, for `workers`, 1920 x 1080, made up. The generator runs on the same cores; the model is told what it costs,
+and the tables are for a generator elsewhere.
 """
 
 from __future__ import annotations
@@ -67,6 +69,34 @@ def measure(artifact: Path, seconds: float, scratch: Path) -> dict[str, Any]:
         "limit": {"measured": limit},
         "offered": offered,
     }
+
+
+def workers(artifact: Path, seconds: float, scratch: Path, clients: tuple[int, ...] = (1, 4, 16, 64)) -> list[dict[str, Any]]:
+    """Throughput and latency by number of clients, of one process and of two, for small images and for large ones."""
+    rows = []
+    for size in ((640, 480), (1920, 1080)):
+        files = photographs(8, size)
+        requests, expected = [load.request_of(file) for file in files], masks(artifact, files)
+        for processes in (1, 2):
+            settings = {"GAZESEG_WORKERS": str(processes), "GAZESEG_MAX_QUEUE": str(2 * max(clients))}
+            with running(artifact, scratch, **settings) as service:
+                asyncio.run(load.closed_loop(service.port, requests, 8, 1))
+                for number in clients:
+                    found = asyncio.run(
+                        load.closed_loop(service.port, requests, number, seconds, lambda i, body, e=expected: body == e[i])
+                    )
+                    rows.append({"size": list(size), "workers": processes, **found.summary()})
+    return rows
+
+
+def worker_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """The table, in Markdown: each number of clients once, one process beside two."""
+    found = ["| image | clients | images/s: 1, 2 processes | p50 ms | p99 ms |", "|---|---|---|---|---|"]
+    for one in (row for row in rows if row["workers"] == 1):
+        two = next(r for r in rows if r["workers"] == 2 and (r["size"], r["clients"]) == (one["size"], one["clients"]))
+        pairs = [f"{one[key]}, {two[key]}" for key in ("images_per_second", "p50_ms", "p99_ms")]
+        found.append(f"| {one['size'][0]} x {one['size'][1]} | {one['clients']} | {' | '.join(pairs)} |")
+    return found
 
 
 def check(report: dict[str, Any]) -> None:
@@ -160,7 +190,7 @@ def lines(report: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", nargs="?", choices=("all", "measure", "predict"), default="all")
+    parser.add_argument("step", nargs="?", choices=("all", "measure", "predict", "workers"), default="all")
     parser.add_argument("--artifact", type=Path, help="default: the model of the package")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file; predict reads it, too")
     parser.add_argument("--seconds", type=float, default=18, help="of each offered load")
@@ -168,12 +198,20 @@ def main() -> None:
     parser.add_argument("--p99-ms", type=float, nargs="+", default=[100, 250])
     parser.add_argument("--headroom", type=float, default=0.8, help="the part of the highest rate that is planned with")
     parser.add_argument("--price", type=float, help="of a core for an hour; adds a column")
+    parser.add_argument("--load-seconds", type=float, default=3.5, help="of each load of `workers`")
     options = parser.parse_args()
+    if options.step == "workers":
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = workers(options.artifact or default_artifact("cpu"), options.load_seconds, Path(scratch))
+        print("\n".join(worker_lines(rows)))
+        print(json.dumps(rows))
+        options.out.write_text(json.dumps(rows, indent=2) + "\n")
+        return
     if options.step == "predict":
         report = json.loads(options.out.read_text())
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            report = measure(options.artifact or default_artifact(), options.seconds, Path(scratch))
+            report = measure(options.artifact or default_artifact("cpu"), options.seconds, Path(scratch))
     if options.step != "measure":
         check(report)
         report["plan"] = plan(

@@ -1,10 +1,12 @@
 """A model of the service as a queue, in simpy: how fast it answers so many requests a second on so many cores.
 
-A request's way: HTTP work on the one event loop, decoding in a pool of threads, the adaptive batching queue, the engine,
-encoding in the pool, HTTP work again. Every piece of work needs a core, and the cores are shared in slices of three
-milliseconds, as an operating system shares them among threads. Where the engine has lanes (a batch on a CPU), each
-image of a batch is one thread's work; else a batch keeps all cores busy for a measured share of its time. Times are in
-seconds.
+A request's way on a CPU, the straight one: HTTP work on the one event loop, then decoding, the engine and encoding by one
+thread of a pool, HTTP work again; the engine takes all cores for who is alone, else one. The way through batches: HTTP work,
+decoding in the pool, the adaptive batching queue, the engine, encoding in the pool, HTTP work again.
+
+Every piece of work needs a core, and the cores are shared in slices of three milliseconds, as an operating system shares
+them among threads. Where the engine has lanes (a batch on a CPU), each image of a batch is one thread's work; else a batch
+keeps all cores busy for a measured share of its time. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Service:
     http, decode, encode    CPU a request, of one thread
     batch_seconds           by batch size 1, 2, ... : how long the engine takes for a batch with nothing beside it
     busy                    by batch size: the share of all cores that the engine uses meanwhile; 0 for a GPU
+    engine_one              CPU of one image by one thread, all cores doing the same; 0: images go through batches
     jitter                  what a batch may take, over what it takes usually: one of these by chance; empty: always 1
     lanes                   a batch of several images goes to one thread an image
     at_once                 batches under way at once
@@ -47,6 +50,7 @@ class Service:
     contention: float = 1.0
     generator: float = 0.0
     max_queue: int = 64
+    engine_one: float = 0.0
 
     @property
     def max_batch(self) -> int:
@@ -119,16 +123,40 @@ class _House:
             return
         self.inside += 1
         yield from self.on(self.loop, service.http / 2)
-        yield from self.on(self.codec, service.decode)
-        done = self.env.event()
-        yield self.waiting.put((done, self.env.now))
-        yield done
-        yield from self.on(self.codec, service.encode)
+        yield from self._straight() if service.engine_one else self._through_batches()
         yield from self.on(self.loop, service.http / 2)
         self.inside -= 1
         yield from self.work(service.generator / 2)
         outcome.latencies[number] = self.env.now - arrived
         outcome.end = self.env.now
+
+    def _straight(self) -> Process:
+        service, came = self.service, self.env.now
+        with self.codec.request() as thread:
+            yield thread
+            self.outcome.waits.append(self.env.now - came)
+            yield from self.work(service.decode)
+            self.outcome.batches.append(1)
+            jitter = self.chance.choice(service.jitter) if service.jitter else 1.0
+            if self.inside == 1:
+                yield from self._on_all_cores(service.batch_seconds[0] * jitter, service.busy[0])
+            else:
+                yield from self.work(service.engine_one * jitter)
+            yield from self.work(service.encode)
+
+    def _through_batches(self) -> Process:
+        yield from self.on(self.codec, self.service.decode)
+        done = self.env.event()
+        yield self.waiting.put((done, self.env.now))
+        yield done
+        yield from self.on(self.codec, self.service.encode)
+
+    def _on_all_cores(self, seconds: float, busy: float) -> Process:
+        """A share `busy` of every core for `seconds`."""
+        parts = (
+            [self.work(seconds * busy, 1 / busy - 1) for _ in range(self.service.cores)] if busy else [self._elsewhere(seconds)]
+        )
+        yield self.env.all_of([self.env.process(part) for part in parts])
 
     def _dispatch(self) -> Process:
         """Adaptive batching: whenever a slot is free, what waits becomes a batch at once."""
@@ -151,10 +179,8 @@ class _House:
         if service.lanes and size > 1:
             an_image = seconds / -(-size // service.cores)
             parts = [self.on(self.lanes, an_image) for _ in batch]
-        elif busy:
-            parts = [self.work(seconds * busy, 1 / busy - 1) for _ in range(service.cores)]
         else:
-            parts = [self._elsewhere(seconds)]
+            parts = [self._on_all_cores(seconds, busy)]
         yield self.env.all_of([self.env.process(part) for part in parts])
         self.slots.release(slot)
         for done, _ in batch:

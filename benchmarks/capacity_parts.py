@@ -2,7 +2,7 @@
 
     python benchmarks/capacity_parts.py [ARTIFACT]
 
-prints the engine's time for each batch size and the CPU of decoding and encoding, as JSON. The HTTP work is measured on the
+prints the engine's time for each batch size and the CPU of a thread, as JSON. The HTTP work is measured on the
 running service (`http_cost`): the request with the ETag of its own answer passes every layer, but neither codec nor engine.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import statistics
 import sys
 import time
@@ -26,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from http_service import photographs
 from load import closed_loop, exchange, request_of
 
+from gazeseg_serve import cpus
 from gazeseg_serve.default_model import default_artifact
+from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.imaging import decode_image
 from gazeseg_serve.outputs import render
 from gazeseg_serve.predictor import Predictor
@@ -52,7 +53,7 @@ def engine_times(predictor: Predictor, largest: int, seconds: float) -> dict[str
             predictor.run(batch)
             wall[index].append(time.perf_counter() - started)
             cpu[index] += time.process_time() - used
-    cores = os.cpu_count() or 1
+    cores = cpus.available()
     over = np.concatenate([np.array(times) / statistics.median(times) for times in wall])
     return {
         "jitter": np.quantile(over, (np.arange(100) + 0.5) / 100).round(4).tolist(),
@@ -61,12 +62,17 @@ def engine_times(predictor: Predictor, largest: int, seconds: float) -> dict[str
     }
 
 
-def codec_times(predictor: Predictor, files: Sequence[bytes], seconds: float) -> dict[str, float]:
-    """CPU seconds of a thread to decode and prepare one file, and to render its mask as PNG, all cores doing the same."""
+def thread_times(predictor: Predictor, files: Sequence[bytes], seconds: float) -> dict[str, float]:
+    """CPU seconds of a thread to decode and prepare one file, to run it alone and to render its mask as PNG, all cores doing
+    the same.
+    """
     artifact = predictor.artifact
     assert artifact is not None, "it comes from an artifact"
     cv2.setNumThreads(1)  # as the service does
     images = [decode_image(file) for file in files]
+    engine = predictor.engine
+    assert isinstance(engine, OnnxRuntimeEngine), "the model is of the straight way on a CPU"
+    prepared = [predictor.prepare(image) for image in images]
     outputs = [predictor.run([predictor.prepare(image)]) for image in images]
 
     def mean(work: Callable[[int], object]) -> float:
@@ -77,12 +83,13 @@ def codec_times(predictor: Predictor, files: Sequence[bytes], seconds: float) ->
                 calls += 1
             return (time.thread_time() - started) / calls
 
-        cores = os.cpu_count() or 1
+        cores = cpus.available()
         with ThreadPoolExecutor(cores) as pool:
             return statistics.mean(pool.map(repeat, range(cores)))
 
     return {
         "decode": mean(lambda i: predictor.prepare(decode_image(files[i]))),
+        "engine_one": mean(lambda i: engine.run_alone(prepared[i], False)),
         "encode": mean(
             lambda i: render(predictor.finish(outputs[i], 0, images[i].shape[:2]), artifact, "png", artifact.threshold)
         ),
@@ -115,8 +122,8 @@ async def _known(port: int, files: Sequence[bytes]) -> list[bytes]:
 def main() -> None:
     artifact = Path(sys.argv[1]) if len(sys.argv) > 1 else default_artifact()
     predictor = Predictor.open(artifact, "cpu")
-    parts = engine_times(predictor, 4, 8.0) | codec_times(predictor, photographs(), 3.0)
-    print(json.dumps({"cores": os.cpu_count(), **parts}))
+    parts = engine_times(predictor, 4, 8.0) | thread_times(predictor, photographs(), 2.0)
+    print(json.dumps({"cores": cpus.available(), **parts}))
 
 
 if __name__ == "__main__":

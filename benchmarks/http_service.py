@@ -42,14 +42,14 @@ from gazeseg_serve.predictor import Predictor  # noqa: E402
 PORT = 3901
 
 
-def photographs(number: int = 8) -> list[bytes]:
-    """Made-up 640 x 480 JPEGs of 54 KB, as endoscopes make them: smooth shapes with a little noise."""
+def photographs(number: int = 8, size: tuple[int, int] = (640, 480)) -> list[bytes]:
+    """Made-up JPEGs of `size` = (width, height), 54 KB at 640 x 480, as endoscopes make them: smooth, with a little noise."""
     import cv2
 
     rng = np.random.default_rng(3)
     files = []
     for _ in range(number):
-        field = cv2.resize(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+        field = cv2.resize(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8), size, interpolation=cv2.INTER_CUBIC)
         noisy = np.clip(field + rng.normal(0, 3, field.shape), 0, 255).astype(np.uint8)
         files.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
     return files

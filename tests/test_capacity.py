@@ -149,3 +149,42 @@ def test_a_plan_has_room_for_the_rate_and_prices_the_cores() -> None:
         assert row["services"] * 0.8 * row["highest_rate"] >= row["rate"] - 0.1 * row["services"]  # rounded for print
         assert row["cost_a_day"] == row["cores"] * 24 * 0.5
     assert capacity.plan(parts, 1.0, [1], [5], 0.8, price=None, requests=2000) == []
+
+
+def test_the_straight_way_is_one_thread_an_image() -> None:
+    # Decoding, engine and encoding in one go: two threads on two cores make 2 images in 3 + 10 + 1 ms.
+    service = Service(2, 0.0, 0.003, 0.001, [0.006], [1.0], engine_one=0.010)
+    outcome = closed_loop(service, 16, 2000)
+    assert set(outcome.batches) == {1}
+    assert outcome.summary()["images_per_second"] == pytest.approx(2 / 0.014, rel=0.01)
+    assert outcome.core_seconds == pytest.approx(2000 * 0.014, rel=0.01)
+    alone = closed_loop(service, 1, 50)
+    assert list(alone.latencies.values()) == pytest.approx([0.003 + 0.006 + 0.001] * 50)  # the engine on both cores
+
+
+def test_the_straight_way_is_first_come_first_served() -> None:
+    # Kiefer and Wolfowitz's recursion for two servers: who comes takes the one that is free first.
+    service, moments = Service(2, 0.0, 0.0, 0.0, [0.010], [0.0], engine_one=0.010, max_queue=10**9), arrivals(160, 40, 3)
+    outcome, free, waits = open_loop(service, moments), [0.0, 0.0], []
+    for moment in moments:
+        begins = max(moment, min(free))
+        free[free.index(min(free))] = begins + 0.010
+        waits.append(begins - moment)
+    assert outcome.waits == pytest.approx(waits, abs=1e-9)
+
+
+def test_the_table_of_workers_sets_one_beside_two() -> None:
+    def row(size: tuple[int, int], workers: int, clients: int, speed: float) -> dict[str, Any]:
+        numbers = {"images_per_second": speed, "p50_ms": 1.0, "p99_ms": 2.0}
+        return {"size": list(size), "workers": workers, "clients": clients, **numbers}
+
+    rows = [
+        row((640, 480), 1, 4, 10.0),
+        row((640, 480), 1, 16, 20.0),
+        row((640, 480), 2, 4, 11.0),
+        row((640, 480), 2, 16, 22.0),
+    ]
+    assert capacity.worker_lines(rows)[2:] == [
+        "| 640 x 480 | 4 | 10.0, 11.0 | 1.0, 1.0 | 2.0, 2.0 |",
+        "| 640 x 480 | 16 | 20.0, 22.0 | 1.0, 1.0 | 2.0, 2.0 |",
+    ]

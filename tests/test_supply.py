@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from gazeseg_serve.contract import Artifact
-from gazeseg_serve.default_model import default_artifact
+from gazeseg_serve.default_model import DEFAULT_MODEL, INT8_MODEL
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,11 +122,12 @@ def test_the_audit_says_when_nothing_was_audited(
     assert ("NOT AUDITED" in done.stdout) == (status == 3)
 
 
-def test_the_card_s_front_matter_says_what_the_gate_measured() -> None:
-    _, front, text = (default_artifact() / "README.md").read_text().split("---\n", 2)
+@pytest.mark.parametrize("folder", [DEFAULT_MODEL, INT8_MODEL], ids=["default", "int8"])
+def test_the_card_s_front_matter_says_what_the_gate_measured(folder: Path) -> None:
+    _, front, text = (folder / "README.md").read_text().split("---\n", 2)
     told = yaml.safe_load(front)
     (result,) = told["model-index"][0]["results"]
     (metric,) = result["metrics"]
-    assert metric["value"] == round(Artifact.load(default_artifact()).parity["truth"]["dice_graph"], 4)
+    assert metric["value"] == round(Artifact.load(folder).parity["truth"]["dice_graph"], 4)
     assert (told["pipeline_tag"], told["license"]) == ("image-segmentation", "other")
     assert text.lstrip().startswith("# The default model")

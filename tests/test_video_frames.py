@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("av")
+import av
 from clips import HEIGHT, WIDTH, number_of, numbered, with_matrix, write_clip
 
 from gazeseg_serve.errors import ConfigError, ImageError, ImageTooLarge, MalformedImage, UnsupportedImage
@@ -62,6 +64,18 @@ def test_upright_follows_the_matrix_point_by_point(matrix: tuple[int, int, int, 
         np.testing.assert_array_equal(shown[y - top, x - left], value)
     with pytest.raises(UnsupportedImage, match="quarter turn"):
         upright(pixels, (packed * 0.7).astype(np.int32).tobytes())
+
+
+def test_decoded_frames_do_not_wait_for_the_garbage_collector(tmp_path: Path) -> None:
+    """Each holds its pixels: two hundred of a large video are gigabytes."""
+    clip = write_clip(tmp_path / "a.mp4", [numbered(i % 20) for i in range(60)])
+    gc.collect()
+    gc.disable()
+    try:
+        alive = [sum(isinstance(found, av.VideoFrame) for found in gc.get_objects()) for _ in read_video(clip)]
+    finally:
+        gc.enable()
+    assert max(alive[:30]) < 10, "the last come together, when the decoder is emptied"
 
 
 def test_odd_sizes_deep_pixels_and_alpha(tmp_path: Path) -> None:
@@ -131,8 +145,6 @@ def test_a_playlist_is_refused_though_its_parts_are_there(tmp_path: Path) -> Non
 
 
 def test_sound_alone_no_file_and_no_address(tmp_path: Path) -> None:
-    import av
-
     with av.open(str(tmp_path / "s.mp4"), "w") as file:
         stream = file.add_stream("aac", rate=8000)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")

@@ -133,6 +133,8 @@ class Video:
         Raises ImageTooLarge for a frame over the limit, MalformedImage where there is none at all.
         """
         last, number = None, 0
+        turn: int | None = None
+        matrix: bytes | None = None
         for decoded in self._decoded():
             self._check_size(decoded.width, decoded.height)
             base = decoded.time_base or self._stream.time_base
@@ -140,7 +142,10 @@ class Video:
             if last is not None and pts <= last:
                 pts = last + 1
             last = pts
-            yield Frame(number, pts, base, upright(pixels_of(decoded), _display_matrix(decoded)), decoded.is_corrupt)
+            if decoded.rotation != turn:
+                # Not asked of every frame: side data and frame hold one another, and wait for the garbage collector.
+                turn, matrix = decoded.rotation, _display_matrix(decoded)
+            yield Frame(number, pts, base, upright(pixels_of(decoded), matrix), decoded.is_corrupt)
             number += 1
         if not number:
             raise MalformedImage(f"{self._name}: no frame can be decoded; the video is empty or damaged, {_HINT}")

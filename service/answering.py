@@ -18,7 +18,6 @@ from typing import IO, TypeVar
 import cv2
 import numpy as np
 
-from gazeseg_serve import cpus
 from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.outputs import OF_DICOM
 from gazeseg_serve.png import encode_png
@@ -62,7 +61,7 @@ class Pipeline:
     def __init__(self, settings: Settings, telemetry: Telemetry, held: Held) -> None:
         self._limits, self._telemetry, self._held = settings.limits, telemetry, held
         self._together = SeriesLimits(settings.max_images, settings.max_batch_pixels)
-        self.places = cpus.available()
+        self.places = settings.cpus_each
         self._threads = ThreadPoolExecutor(self.places, thread_name_prefix="codec")
         self._begun: dict[int, float] = {}
         self._going_straight = 0

@@ -103,7 +103,7 @@ class ModelHost:
 
     def load(self) -> None:
         """Open the artifact. Raises ContractError, EngineError or MissingExtraError."""
-        self._predictor = Predictor.open(self.folder, self._settings.device, self._settings.threads)
+        self._predictor = Predictor.open(self.folder, self._settings.device, self._settings.threads or self._settings.cpus_each)
         on_gpu = any(kind in self._predictor.engine.name for kind in ("cuda", "tensorrt"))
         self.max_batch = self._settings.max_batch or (_GPU_BATCH if on_gpu else _CPU_BATCH)
         # The next batch moves up while the last images of the one before are still computed; other engines take one call.

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gazeseg_serve import cpus
 from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.pixels import Limits
 
@@ -124,6 +125,11 @@ class Settings(BaseSettings):
         if self.held_bytes < max(self.max_bytes, self.max_batch_bytes):
             raise ValueError(f"held_bytes, {self.held_bytes}, is less than the bytes that one request may have")
         return self
+
+    @property
+    def cpus_each(self) -> int:
+        """CPUs of one worker: its share of those that may be used here, at least one."""
+        return max(1, cpus.available() // self.workers)
 
     @property
     def limits(self) -> Limits:

@@ -25,7 +25,7 @@ ENGINES = ("eager fp32", "sessions in turn fp32", "onnxruntime-cpu fp32", "onnxr
 @pytest.mark.slow
 def test_the_whole_is_rehearsed_on_the_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    report = gpu.run_all(out, "cpu", True, 900)
+    report = gpu.run_all(out, "cpu", True, 270)  # torch.compile, the last and slowest, may not fit
     assert json.loads(out.read_text()) == report
     assert set(report["parts"]) | set(report["could_not"]) == set(gpu.all_parts("cpu"))
     assert set(report["could_not"]) <= {"TensorRT plan fp32", "TensorRT plan fp16", "torch.compile fp32"}

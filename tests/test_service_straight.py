@@ -19,6 +19,7 @@ from gazeseg_serve.engines.base import Outputs
 from gazeseg_serve.engines.onnxruntime import OnnxRuntimeEngine
 from gazeseg_serve.service.app import AdaptiveBatching
 from gazeseg_serve.service.plain_request import PlainRequests
+from gazeseg_serve.service.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -122,5 +123,24 @@ def test_the_short_way_answers_as_the_long_one(folder: Path) -> None:
                 else:
                     assert short.content == long.content
                 assert set(short.headers) == set(long.headers)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("available", "workers", "wanted"), [(2, 1, 2), (2, 2, 1), (2, 4, 1), (8, 3, 2)])
+def test_workers_share_the_cpus(available: int, workers: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gazeseg_serve.cpus.available", lambda: available)
+    assert Settings(workers=workers).cpus_each == wanted
+
+
+def test_engine_and_threads_of_a_worker_have_its_share(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gazeseg_serve.cpus.available", lambda: 6)
+
+    async def scenario() -> None:
+        async with started(folder, AdaptiveBatching, workers=2) as (_, runtime, _):
+            assert runtime.pipeline.places == 3
+            engine = runtime.host("default").predictor.engine
+            assert isinstance(engine, OnnxRuntimeEngine)
+            assert engine.threads == 3
 
     asyncio.run(scenario())

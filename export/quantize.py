@@ -34,7 +34,8 @@ def to_int8(model: Path, images: np.ndarray) -> None:
     """Replace the fp32 file `model` by one with QDQ pairs: weights int8 a channel, activations uint8 a tensor.
 
     images: `(N, size, size, C)`, from which the activations' ranges are taken (smallest and largest). The first
-    and the last convolution stay fp32: one reads normalised pixels, the other writes logits. Raises ConfigError for a
+    and the last convolution stay fp32: one reads normalised pixels, the other writes logits; and so do depthwise ones, whose
+    channels' ranges differ far too much for one scale a tensor (Nagel et al., ICCV 2019, section 4). Raises ConfigError for a
     graph without convolutions to quantise.
     """
     from onnxruntime import quantization
@@ -55,7 +56,7 @@ def to_int8(model: Path, images: np.ndarray) -> None:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=["Conv", "LeakyRelu", "Relu", "Clip", "Add", "MaxPool", "Concat"],
-            nodes_to_exclude=[*_ends(graph.graph), *_shifts(graph.graph)],
+            nodes_to_exclude=[*_ends(graph.graph), *_depthwise(graph.graph), *_shifts(graph.graph)],
             calibrate_method=quantization.CalibrationMethod.MinMax,
         )
     write_bytes(model, out.read_bytes())
@@ -181,6 +182,17 @@ def _ends(graph: onnx.GraphProto) -> list[str]:
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
     behind, before = _reached(graph.node, forwards=True), _reached(reversed(graph.node), forwards=False)
     return [name for name in convolutions if name not in behind or name not in before]
+
+
+def _depthwise(graph: onnx.GraphProto) -> list[str]:
+    """Names of the convolutions whose every channel is a group of its own."""
+    alone = {
+        tensor.name for tensor in graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 1 and tensor.dims[0] > 1
+    }
+    grouped = [
+        node for node in graph.node if node.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
+    return [node.name for node in grouped if node.input[1] in alone]
 
 
 def _shifts(graph: onnx.GraphProto) -> list[str]:

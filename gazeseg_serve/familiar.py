@@ -24,6 +24,7 @@ _WORDS = {
     "contrast": ("of less contrast", "of more contrast"),
     "red": ("less red", "redder"),
     "blue": ("less blue", "bluer"),
+    "colour": ("less colourful", "more colourful"),
     "detail": ("more blurred", "more detailed or noisier"),
 }
 
@@ -66,8 +67,8 @@ def figures(image: np.ndarray) -> dict[str, float]:
     """Plain figures of an image `(h, w, C)` as the network takes it: uint8, or float32 of any scale.
 
     uint8: brightness and contrast (mean and standard deviation of the grey values, 0 to 255); with three channels red and
-    blue (mean of R - G and of B - G). All: detail, the logarithm of the mean |Laplacian| of the grey values over their
-    standard deviation, which knows no scale.
+    blue (mean of R - G and of B - G), and colour, the logarithm of 1 + the mean of |R - G| + |B - G|. All: detail, the
+    logarithm of the mean |Laplacian| of the grey values over their standard deviation, which knows no scale.
     """
     image = np.ascontiguousarray(image)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[..., 0]
@@ -78,8 +79,10 @@ def figures(image: np.ndarray) -> dict[str, float]:
     if image.dtype == np.uint8:
         found |= {"brightness": mean, "contrast": spread}
         if image.shape[2] == 3:
-            red, green, blue = cv2.mean(image)[:3]
-            found |= {"red": red - green, "blue": blue - green}
+            red, green, blue = cv2.split(image)
+            means = [cv2.mean(channel)[0] for channel in (red, green, blue)]
+            spread = cv2.mean(cv2.absdiff(red, green))[0] + cv2.mean(cv2.absdiff(blue, green))[0]
+            found |= {"red": means[0] - means[1], "blue": means[2] - means[1], "colour": math.log1p(spread)}
     return found
 
 

@@ -43,6 +43,8 @@ def test_the_figures_are_what_they_are_called() -> None:
     assert found["brightness"] == pytest.approx(grey.mean(), abs=0.5)
     assert found["contrast"] == pytest.approx(grey.std(), abs=0.5)
     assert found["red"] == pytest.approx((image[..., 0].astype(float) - image[..., 1]).mean())
+    r, g, b = np.moveaxis(image.astype(float), 2, 0)
+    assert found["colour"] == pytest.approx(np.log(1 + (abs(r - g) + abs(b - g)).mean()))
     assert found["blue"] == pytest.approx((image[..., 2].astype(float) - image[..., 1]).mean())
 
 
@@ -58,7 +60,7 @@ def test_detail_is_of_the_second_differences_and_knows_no_scale() -> None:
 
 def test_the_range_leaves_out_one_in_two_hundred_at_either_end() -> None:
     found = learn(PHOTOS)
-    for name in ("brightness", "contrast", "red", "blue", "detail"):
+    for name in ("brightness", "contrast", "red", "blue", "colour", "detail"):
         values = sorted(figures(image)[name] for image in PHOTOS)
         assert found.low[name] == pytest.approx(values[0] + 0.005 * 59 * (values[1] - values[0]))
         assert found.high[name] == pytest.approx(values[-1] - 0.005 * 59 * (values[-1] - values[-2]))
@@ -89,6 +91,7 @@ def test_what_lies_further_out_than_the_margin_is_unusual(place: float) -> None:
         (lambda x: (x * 0.1 + 80).astype(np.uint8), "of less contrast"),
         (lambda x: x[..., ::-1], "bluer"),
         (lambda x: np.repeat(x[..., :1], 3, 2), "less red"),
+        (lambda x: np.repeat(x[..., :1], 3, 2), "less colourful"),
         (lambda x: RNG.integers(0, 256, x.shape, dtype=np.uint8), "more detailed"),
         (np.zeros_like, "more blurred"),
     ],

@@ -487,19 +487,20 @@ def test_the_fastest_that_holds_and_among_ties_the_better(others: list[Candidate
         assert "10.0 times" in reason
 
 
-def of_convolutions(count: int) -> onnx.ModelProto:
-    """A graph of bytes in, float out, with so many 1 x 1 convolutions one after the other."""
+def of_convolutions(count: int, groups: dict[int, int] | None = None) -> onnx.ModelProto:
+    """A graph of bytes in, float out, with so many 1 x 1 convolutions one after the other; groups: of those that have some."""
+    of = [(groups or {}).get(i, 1) for i in range(count)]
     nodes = [
         helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["f"], ["c0"], perm=[0, 3, 1, 2]),
-        *[helper.make_node("Conv", [f"c{i}", f"w{i}"], [f"c{i + 1}"], name=f"conv{i}") for i in range(count)],
+        *[helper.make_node("Conv", [f"c{i}", f"w{i}"], [f"c{i + 1}"], name=f"conv{i}", group=of[i]) for i in range(count)],
     ]
     graph = helper.make_graph(
         nodes,
         "g",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 4, 4, 3])],
         [helper.make_tensor_value_info(f"c{count}", TensorProto.FLOAT, ["batch", 3, 4, 4])],
-        [numpy_helper.from_array(np.full((3, 3, 1, 1), 0.1, np.float32), f"w{i}") for i in range(count)],
+        [numpy_helper.from_array(np.full((3, 3 // of[i], 1, 1), 0.1, np.float32), f"w{i}") for i in range(count)],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
@@ -513,10 +514,20 @@ def test_three_convolutions_leave_one_between_the_ends_to_quantise(tmp_path: Pat
     with pytest.raises(ConfigError, match="images to calibrate"):
         to_int8(model, images[:0])
     to_int8(model, images)
+    assert quantised(model) == ["conv1"]
+
+
+def test_depthwise_convolutions_stay_as_they_are(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    onnx.save(of_convolutions(5, {2: 3}), model)
+    to_int8(model, IMAGES[:2])
+    assert quantised(model) == ["conv1", "conv3"]
+
+
+def quantised(model: Path) -> list[str]:
     graph = onnx.load(model).graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
-    quantised = [node.name for node in graph.node if node.op_type == "Conv" and makers.get(node.input[1]) == "DequantizeLinear"]
-    assert quantised == ["conv1"]
+    return [node.name for node in graph.node if node.op_type == "Conv" and makers.get(node.input[1]) == "DequantizeLinear"]
 
 
 def test_the_work_of_an_ensemble_is_counted_by_hand() -> None:

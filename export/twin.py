@@ -52,8 +52,10 @@ def int8_twin(folder: Path, data: Path, out: Path, allowed: AllowedLoss = LOSSY,
     with staged_folder(out, ARTIFACT_FOLDER) as made:
         write_bytes(made / MODEL_FILE, (folder / whole.model).read_bytes())
         to_int8(made / MODEL_FILE, stack(learned, spec))
-        engines = [OnnxRuntimeEngine(model, "cpu") for model in (made / MODEL_FILE, folder / whole.model)]
-        fidelity = measure_fidelity(*(run_all(engine.run, gate.images) for engine in engines), gate.truths, len(spec.classes))
+        small, own = (
+            run_all(OnnxRuntimeEngine(model, "cpu").run, gate.images) for model in (made / MODEL_FILE, folder / whole.model)
+        )
+        fidelity = measure_fidelity(small, own, gate.truths, len(spec.classes))
         hold_fidelity(fidelity, allowed)
         facts = _facts(fidelity, gate, whole)
         write_json(made / _PARITY_FILE, facts | vars(allowed))

@@ -49,6 +49,7 @@ class Reply:
     file: IO[bytes] | None = None
     size: int = 0
     gzipped: bool = False
+    tag: str = ""  # the ETag, where it was made on the way
 
 
 # (what the engine gave, the image's size, what is asked for) -> the same, with the frames before counted in
@@ -108,7 +109,8 @@ class Pipeline:
             )
         finally:
             self._going_straight -= 1
-        return _reply(content), steps_of(started, parts.decode, parts.engine, parts.encode, 1, parts.distance)
+        reply = dataclasses.replace(_reply(content), tag=parts.tag)
+        return reply, steps_of(started, parts.decode, parts.engine, parts.encode, 1, parts.distance)
 
     async def _prepare(
         self, host: ModelHost, data: bytes, about: Peek, patient: bool, options: OutputOptions

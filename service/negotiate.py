@@ -128,11 +128,15 @@ def takes_gzip(request: Request) -> bool:
 
 async def entity_tag(model: str, options: str, data: bytes) -> str:
     """A weak ETag: the same image, model and options give the same mask (a DICOM object's dates may differ)."""
-    digest = hashlib.sha256(f"{model} {options} ".encode())
     if len(data) < _HASH_INLINE:
-        digest.update(data)
-    else:
-        await asyncio.to_thread(digest.update, data)
+        return hashed_tag(model, options, data)
+    return await asyncio.to_thread(hashed_tag, model, options, data)
+
+
+def hashed_tag(model: str, options: str, data: bytes) -> str:
+    """As `entity_tag`, in this thread."""
+    digest = hashlib.sha256(f"{model} {options} ".encode())
+    digest.update(data)
     return f'W/"{digest.hexdigest()[:32]}"'
 
 

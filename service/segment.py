@@ -123,11 +123,14 @@ async def segment_one(
     visit.model = artifact.id[:12]
     visit.enter()
     data = await read_image(request, runtime.settings.read_seconds)
-    tag = await entity_tag(artifact.id, repr(options), data)
-    if matches(request.headers.get("if-none-match", ""), tag):
-        raise Problem(412, "same-answer", "the answer would be the one with this ETag", {"ETag": tag})
+    condition, tag = request.headers.get("if-none-match", ""), ""
+    if condition:  # else a thread makes the tag that has the image anyway, not the event loop
+        tag = await entity_tag(artifact.id, repr(options), data)
+        if matches(condition, tag):
+            raise Problem(412, "same-answer", "the answer would be the one with this ETag", {"ETag": tag})
     work = runtime.pipeline.segment(host, data, options)
     reply, steps = await while_wanted(runtime, request, work, runtime.settings.timeout_seconds)
+    tag = tag or reply.tag or await entity_tag(artifact.id, repr(options), data)
     return answer(request, artifact, reply, steps, {"ETag": tag})
 
 

@@ -14,16 +14,18 @@ from gazeseg_serve.pixels import Limits
 
 from .codec_tasks import Content, OutputOptions, Purpose, compare, encode, prepare
 from .model_host import ModelHost
+from .negotiate import hashed_tag
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Seconds of each part; distance: as `Steps` has it."""
+    """Seconds of each part; distance: as `Steps` has it; tag: the answer's ETag."""
 
     decode: float
     engine: float
     encode: float
     distance: float | None
+    tag: str
 
 
 def go_straight(
@@ -33,6 +35,7 @@ def go_straight(
     engine then takes all CPUs for this image, else one. Raises ImageError, ConfigError or EngineError.
     """
     began = time.perf_counter()
+    tag = hashed_tag(host.artifact.id, repr(options), data)  # of what was asked for
     purpose = Purpose(host.artifact.intended_use, options.force)
     prepared, size = prepare(host.predictor.spec, data, limits, purpose)
     options, distance = compare(host.artifact, prepared, options)
@@ -40,4 +43,4 @@ def go_straight(
     outputs = host.run_straight(prepared, alone())
     ran = time.perf_counter()
     content = encode(host.artifact, outputs, 0, size, options, data, limits)
-    return content, Parts(decoded - began, ran - decoded, time.perf_counter() - ran, distance)
+    return content, Parts(decoded - began, ran - decoded, time.perf_counter() - ran, distance, tag)

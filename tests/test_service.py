@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,6 @@ from PIL import Image
 
 pytest.importorskip("bentoml")
 from serving import PIXELS, encoded, problem, serve, wait_until_ready
-from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from gazeseg_serve import cpus
@@ -278,15 +278,24 @@ def test_metrics_count_requests_and_batches(client: TestClient) -> None:
 
 
 def test_with_tracing_on_requests_go_through_bentomls_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_SDK_DISABLED", "false")
-    traced = build(Settings(artifact=folder))
-    app = traced.to_asgi(is_main=True)
-    assert isinstance(app, ProblemsOnly)
-    assert isinstance(app.app, Starlette)
-    assert any("OpenTelemetry" in layer.cls.__name__ for layer in app.app.user_middleware)
-    with TestClient(app) as client:
-        wait_until_ready(client)
-        assert client.post("/v1/segment", files={"image": encoded()}).status_code == 200
+    through: list[str] = []
+
+    class Seen(ProblemsOnly):
+        """What stands around BentoML's app."""
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            assert any("OpenTelemetry" in layer.cls.__name__ for layer in self.app.user_middleware)  # type: ignore[attr-defined]
+            through.append(scope.get("path", ""))
+            await super().__call__(scope, receive, send)
+
+    monkeypatch.setattr("gazeseg_serve.service.app.ProblemsOnly", Seen)
+    for disabled, wanted in (("false", True), ("true", False)):
+        through.clear()
+        monkeypatch.setenv("OTEL_SDK_DISABLED", disabled)
+        with TestClient(build(Settings(artifact=folder)).to_asgi(is_main=True)) as client:
+            wait_until_ready(client)
+            assert client.post("/v1/segment", files={"image": encoded()}).status_code == 200
+        assert ("/v1/segment" in through) is wanted
 
 
 def test_a_broken_artifact_is_not_ready_and_not_alive(tmp_path: Path) -> None:

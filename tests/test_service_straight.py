@@ -123,6 +123,7 @@ def test_the_short_way_answers_as_the_long_one(folder: Path) -> None:
                 else:
                     assert short.content == long.content
                 assert set(short.headers) == set(long.headers)
+                assert short.headers.get("etag") == long.headers.get("etag")
 
     asyncio.run(scenario())
 
@@ -144,3 +145,19 @@ def test_engine_and_threads_of_a_worker_have_its_share(folder: Path, monkeypatch
             assert engine.threads == 3
 
     asyncio.run(scenario())
+
+
+def test_the_etag_is_the_same_on_either_way_and_with_or_without_a_condition(folder: Path) -> None:
+    async def scenario(**settings: Any) -> set[str]:
+        async with started(folder, AdaptiveBatching, **settings) as (client, _, _):
+            plain = await post(client)
+            other = await client.post("/v1/segment", files={"image": encoded()}, headers={"If-None-Match": 'W/"other"'})
+            same = await client.post(
+                "/v1/segment", files={"image": encoded()}, headers={"If-None-Match": plain.headers["etag"]}
+            )
+            assert [answer.status_code for answer in (plain, other, same)] == [200, 200, 412]
+            return {answer.headers["etag"] for answer in (plain, other, same)}
+
+    straight, batched = asyncio.run(scenario()), asyncio.run(scenario(max_batch=4))
+    assert len(straight) == 1
+    assert straight == batched

@@ -41,7 +41,7 @@ from gazeseg_serve.predictor import Predictor
 from gazeseg_serve.training.gaze.phantom_clip import phantom_clip
 from gazeseg_serve.video.frames import Frame, read_video
 from gazeseg_serve.video.run import VideoOptions, segment_video
-from gazeseg_serve.video.settings import Steadiness
+from gazeseg_serve.video.settings import RELEASE, SMOOTH_SECONDS, Steadiness
 from gazeseg_serve.video.steady import FrameSegmenter
 from gazeseg_serve.video.writing import Film
 
@@ -164,10 +164,11 @@ def steady_part(artifact: Path, phantom_artifact: Path | None, clip: Path | None
         frames = list(read_video(clip))
         outputs = [(predictor.run([predictor.prepare(f.pixels)]), f.seconds, f.pixels.shape[:2]) for f in frames]
         still = [shaken(predictor, frame.pixels) for frame in frames[:: max(1, len(frames) // 8)]]
-        for seconds in TIMES:
-            rows = {"clip_flicker": flicker(masks_of(predictor, outputs, seconds))}
-            rows["still_flicker"] = float(np.mean([flicker(masks_of(predictor, one, seconds)) for one in still]))
-            found.setdefault("clip", {})[str(seconds)] = {name: round(value, 4) for name, value in rows.items()}
+        wanted = {str(seconds): Steadiness(seconds) for seconds in TIMES}
+        for name, steadiness in {**wanted, "default": Steadiness(SMOOTH_SECONDS, RELEASE)}.items():
+            rows = {"clip_flicker": flicker(masks_of(predictor, outputs, steadiness))}
+            rows["still_flicker"] = float(np.mean([flicker(masks_of(predictor, one, steadiness)) for one in still]))
+            found.setdefault("clip", {})[name] = {key: round(value, 4) for key, value in rows.items()}
     return found
 
 
@@ -181,8 +182,8 @@ def shaken(predictor: Predictor, image: np.ndarray) -> list[Any]:
     return found
 
 
-def masks_of(predictor: Predictor, outputs: list[Any], seconds: float) -> list[np.ndarray]:
-    segment = FrameSegmenter(predictor, Steadiness(seconds))
+def masks_of(predictor: Predictor, outputs: list[Any], steadiness: Steadiness) -> list[np.ndarray]:
+    segment = FrameSegmenter(predictor, steadiness)
     return [segment.steadied(*one).mask() for one in outputs]
 
 
@@ -196,7 +197,7 @@ def phantom_steadiness(predictor: Predictor) -> dict[str, Any]:
         whole = max(mask.sum() for mask in truth)
         onset = next(i for i, mask in enumerate(truth) if 2 * mask.sum() > whole)
         for seconds in TIMES:
-            masks = masks_of(predictor, outputs, seconds)
+            masks = masks_of(predictor, outputs, Steadiness(seconds))
             scores = [dice(mask, true) for mask, true in zip(masks, truth, strict=True)]
             late = next((i for i, score in enumerate(scores[onset:]) if score > 0.5), len(scores) - onset)
             seen = [score for score, true in zip(scores, truth, strict=True) if true.any()]

@@ -38,7 +38,7 @@ from gazeseg_serve.png import encode_png
 from gazeseg_serve.training.learning.data import pack_truth, unit_images
 from gazeseg_serve.training.networks.ensemble import activation, load_ensemble
 
-# PointSup's authors: a box and ten points take a fifth of the time of a mask (Cheng et al., CVPR 2022).
+# Of PointSup, a box and ten points take a fifth of the time of a mask (Cheng et al., CVPR 2022).
 SECONDS = {"full": "full mask", "box": "box", "boxinst": "box", "boxteacher": "box", "point": "point", "scribble": "scribble"}
 POINTS_IN_BOX = PUBLISHED["full mask"][0] / 5
 BATCH = 16
@@ -86,7 +86,7 @@ def minutes_of(scheme: str, images: int, gaze: float | None) -> float | None:
     base = scheme.split(":")[0].split(" ")[0]
     if base.startswith("gaze"):
         return gaze
-    if base == "box_points":
+    if base in ("box_points", "pointsup"):
         return images * POINTS_IN_BOX / 60
     name = "box" if base == "extreme" else SECONDS.get(base.removeprefix("agmm_"))
     return None if name is None else images * PUBLISHED[name][0] / 60

@@ -15,7 +15,7 @@ from gazeseg_serve.errors import ConfigError
 from gazeseg_serve.metrics import dice, flicker
 from gazeseg_serve.predictor import Prediction, Predictor
 from gazeseg_serve.training.gaze.phantom_clip import phantom_clip
-from gazeseg_serve.video.settings import SMOOTH_SECONDS, Steadiness
+from gazeseg_serve.video.settings import RELEASE, SMOOTH_SECONDS, Steadiness
 from gazeseg_serve.video.steady import SUREST, FrameSegmenter, Steady
 
 
@@ -115,7 +115,7 @@ def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
 
 def test_the_page_plays_with_the_default_of_the_command() -> None:
     script = (Path(__file__).parents[1] / "service" / "page" / "stream.js").read_text()
-    assert f"const SMOOTH = {SMOOTH_SECONDS};" in script
+    assert f"const [SMOOTH, RELEASE] = [{SMOOTH_SECONDS}, {RELEASE}];" in script
 
 
 def test_a_segmenter_without_smoothing_is_the_predictor() -> None:

@@ -3,12 +3,13 @@
 import { Refusal, streamAddress, streamProtocols } from "./service.js";
 
 const OPENING = 3000; // milliseconds until a connection stands; a proxy that knows no WebSockets may never say so
-const SMOOTH = 0.04; // seconds over which masks are steadied, as in the command `video`
+const [SMOOTH, RELEASE] = [0.04, 0.7]; // how masks are steadied, as in the command `video`
 const LATER = [429, 503]; // the service has no place for this frame
 
 // null where no stream can be opened: whatever the reason, a request over HTTP will say it.
 export function openStream(query, signal) {
-  const socket = new WebSocket(streamAddress({ ...query, output: "json", order: "every", smooth: SMOOTH }), streamProtocols());
+  const wish = { ...query, output: "json", order: "every", smooth: SMOOTH, release: RELEASE };
+  const socket = new WebSocket(streamAddress(wish), streamProtocols());
   socket.binaryType = "arraybuffer";
   return new Promise((resolve) => {
     const give = (value) => {

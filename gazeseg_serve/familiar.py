@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .errors import ContractError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 QUANTILES = (0.005, 0.995)  # between which the figures of the learning images are taken for usual
 MARGIN = 0.25  # of that range, on either side: what lies beyond is unusual
@@ -70,6 +71,9 @@ def figures(image: np.ndarray) -> dict[str, float]:
     blue (mean of R - G and of B - G), and colour, the logarithm of 1 + the mean of |R - G| + |B - G|. All: detail, the
     logarithm of the mean |Laplacian| of the grey values over their standard deviation, which knows no scale.
     """
+    import cv2  # here, for a manifest is read by what must load nothing heavy
+    import numpy as np
+
     image = np.ascontiguousarray(image)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[..., 0]
     mean, spread = (float(value[0, 0]) for value in cv2.meanStdDev(grey))
@@ -88,6 +92,8 @@ def figures(image: np.ndarray) -> dict[str, float]:
 
 def learn(images: np.ndarray) -> Familiar:
     """The Familiar of learning images `(N, h, w, C)`, N >= 1, as the network takes them."""
+    import numpy as np
+
     found = [figures(image) for image in images]
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
     low, high = ({name: float(np.quantile(value, q)) for name, value in values.items()} for q in QUANTILES)

@@ -143,7 +143,9 @@ def test_the_fused_graph_holds_the_gate_and_int8_quantises_the_inside(tmp_path: 
     makers = {name: node for node in graph.node for name in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     whole = [node for node in convolutions if makers.get(node.input[1]) is None]
-    assert len(whole) == 4  # the first and the last of each level
+    depthwise = [node for node in whole if any(a.name == "group" and a.i > 4 for a in node.attribute)]
+    assert len(depthwise) == 2 * 16
+    assert len(whole) - len(depthwise) == 4  # the first and the last of each level
     assert len(convolutions) == 2 * (48 + 8 + 1)
     assert np.abs(OnnxRuntimeEngine(model, "cpu").run(IMAGES).probability - before).mean() < 0.02
 

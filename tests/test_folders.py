@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clips import numbered, write_clip
 from typer.testing import CliRunner
 
 from gazeseg_serve import folders
@@ -244,6 +245,7 @@ def room(
     root = tmp_path_factory.mktemp("room")
     for name, source in (("data", phantoms), ("masks", phantom_masks), ("run", tiny_run), ("artifact", tiny_artifact)):
         shutil.copytree(source, root / name)
+    write_clip(root / "clip.mp4", [numbered(number) for number in range(3)])
     (root / "train.toml").write_text(CONFIG)
     (root / "use.toml").write_text('[intended_use]\ntext = "phantoms"\n')
     return root
@@ -261,6 +263,7 @@ VERBS: dict[str, tuple[list[str], list[str], str]] = {
     "compare": (["run", "--data", "data", "--strategies", "fuse", "--seconds", "0.01"], ["run", "data"], "compare.json"),
     "triton": (["artifact"], ["artifact"], "gazeseg/config.pbtxt"),
     "describe": (["artifact", "--clinical", "use.toml"], ["artifact"], "manifest.json"),
+    "video": (["clip.mp4", "--artifact", "artifact", "--no-film"], ["clip.mp4", "artifact"], "report.json"),
     "demo": (["--quick"], [], ".gazeseg-demo"),
 }  # fmt: skip
 ELSEWHERE = {"predict"}  # its own tests hold it
@@ -325,7 +328,16 @@ def test_no_verb_writes_over_what_it_did_not_make(room: Path, tmp_path: Path, ve
 
 @pytest.mark.parametrize(
     "verb",
-    ["relabel", "evaluate", "export", pytest.param("compare", marks=pytest.mark.slow), "triton", "thresholds", "describe"],
+    [
+        "relabel",
+        "evaluate",
+        "export",
+        pytest.param("compare", marks=pytest.mark.slow),
+        "triton",
+        "thresholds",
+        "describe",
+        "video",
+    ],
 )
 def test_a_verb_replaces_its_own_older_folder_and_no_file_that_was_added(room: Path, tmp_path: Path, verb: str) -> None:
     out = tmp_path / "out"

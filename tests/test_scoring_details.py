@@ -94,9 +94,9 @@ def test_the_worst_are_shown_first_and_so_many_of_them(dataset: Path, monkeypatc
     drawn: list[str] = []
     right = Dataset.image
 
-    def noted(self: Dataset, stem: str, *rest: object) -> np.ndarray:
+    def noted(self: Dataset, stem: str, *rest: object, **named: object) -> np.ndarray:
         drawn.append(stem)
-        return right(self, stem, *rest)  # type: ignore[arg-type]
+        return right(self, stem, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Dataset, "image", noted)
     masks = {stem: np.zeros((40, 48), np.uint8) for stem in STEMS}

@@ -173,8 +173,7 @@ def stream(address: Address, frames: Iterable[tuple[float, Source]], options: St
         except errors.ConnectionClosed as error:
             if failures:
                 raise failures[0] from None
-            if not count.end() or error.rcvd is None or error.rcvd.code != 1000:
-                raise _closed(address, error) from error
+            _check_whole(address, count, error)
         finally:
             stopped.set()
             window.release()
@@ -214,8 +213,7 @@ async def stream_async(
         except errors.ConnectionClosed as error:
             if sending.done() and (failure := _failed(sending)) and not isinstance(failure, errors.ConnectionClosed):
                 raise failure from None
-            if not count.end() or error.rcvd is None or error.rcvd.code != 1000:
-                raise _closed(address, error) from error
+            _check_whole(address, count, error)
         finally:
             sending.cancel()
             await asyncio.wait({sending})
@@ -267,6 +265,12 @@ def _not_opened(address: Address, error: Exception) -> ServiceError:
             response.status_code,
             "bad-answer",
         )
+
+
+def _check_whole(address: Address, count: _Count, error: Any) -> None:
+    """A connection that was closed is the end of the stream where all was answered; else raises what `_closed` makes."""
+    if not count.end() or error.rcvd is None or error.rcvd.code != 1000:
+        raise _closed(address, error) from error
 
 
 def _closed(address: Address, error: Any) -> ServiceError:

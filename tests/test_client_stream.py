@@ -21,7 +21,6 @@ import pytest
 
 pytest.importorskip("bentoml")
 pytest.importorskip("websockets")
-from artifacts import write_artifact
 from gated_service import metric
 from serving import Running, as_png, encoded, images, running
 from websockets.exceptions import ConnectionClosed
@@ -35,13 +34,6 @@ from gazeseg_serve.errors import ConfigError, ImageError
 from gazeseg_serve.predictor import Predictor
 
 EVERY = StreamOptions("every")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    write_artifact(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

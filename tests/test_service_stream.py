@@ -30,13 +30,6 @@ RULE = Presence(share=0.05, slope=1.0, offset=0.0, threshold=0.6, alarm_rate=0.1
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifact")
-    write_artifact(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[TestClient]:
     with serve(Settings(artifact=folder, models={"second": folder})) as client:
         wait_until_ready(client)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,11 +92,11 @@ def learning_images(run: Run, data: Path | None, unlabelled: Sequence[Path] = ()
     return np.concatenate(parts)[:count]
 
 
-def learned(run: Run, data: Path | None) -> np.ndarray | None:
-    """`(N, size, size, C)`: the run's training images that the dataset folder holds, the empty ones too; None for none."""
+def learned(run: Run, data: Path | None) -> Iterator[np.ndarray]:
+    """`(size, size, C)`, one after the other: the run's training images that the dataset folder holds, the empty ones too."""
     dataset = None if data is None else Dataset.open(data)
     here = [] if dataset is None else [dataset.images[s] for s in run.splits.get("train") or () if s in dataset.images]
-    return stack(here, run.input) if here else None
+    return _read(here, run.input)
 
 
 def learning_negatives(run: Run, data: Path | None) -> np.ndarray:
@@ -114,10 +114,9 @@ def learning_negatives(run: Run, data: Path | None) -> np.ndarray:
 
 def stack(paths: Sequence[Path], spec: InputSpec) -> np.ndarray:
     """The image files as `(N, size, size, C)` of the InputSpec's dtype. Raises ImageError."""
-    size = (spec.size, spec.size)
-    return np.stack(
-        [
-            resize_image(read_image(path, spec.channels, dtype=spec.dtype, window=spec.window), size)
-            for path in track(paths, "reading", len(paths))
-        ]
-    )
+    return np.stack(list(_read(paths, spec)))
+
+
+def _read(paths: Sequence[Path], spec: InputSpec) -> Iterator[np.ndarray]:
+    for path in track(paths, "reading", len(paths)) if paths else ():
+        yield resize_image(read_image(path, spec.channels, dtype=spec.dtype, window=spec.window), (spec.size, spec.size))

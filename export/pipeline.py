@@ -81,8 +81,7 @@ def export_run(
         write_json(folder / PARITY_FILE, facts | settings.limits())
         write_text(folder / REPORT_FILE, page)
         presence = choose_presence(engine.run, run, data, settings.split, settings.alarm_rate)
-        known = learned(run, data)
-        familiar = None if known is None else learn(known)
+        familiar = learn(learned(run, data))
         describe(settings, run, run_folder, folder, built, facts, here, presence, familiar).save(folder)
     return Artifact.load(out)
 

@@ -9,6 +9,7 @@ image that the model will get wrong, which the disagreement tells better.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,11 +91,13 @@ def figures(image: np.ndarray) -> dict[str, float]:
     return found
 
 
-def learn(images: np.ndarray) -> Familiar:
-    """The Familiar of learning images `(N, h, w, C)`, N >= 1, as the network takes them."""
+def learn(images: Iterable[np.ndarray]) -> Familiar | None:
+    """The Familiar of learning images `(h, w, C)` as the network takes them, of which one at a time is held; None of none."""
     import numpy as np
 
     found = [figures(image) for image in images]
+    if not found:
+        return None
     values = {name: np.array([one[name] for one in found]) for name in found[0]}
     low, high = ({name: float(np.quantile(value, q)) for name, value in values.items()} for q in QUANTILES)
-    return Familiar(low, high, len(images))
+    return Familiar(low, high, len(found))

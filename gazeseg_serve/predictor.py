@@ -141,11 +141,15 @@ class Predictor:
         """As `predict`, for images that may differ in size, in one call of the engine; one Prediction an image, in order."""
         prepared = [self.prepare(image) for image in images]
         outputs = self.run(prepared)
-        found = [self.finish(outputs, i, image.shape[:2], presence) for i, image in enumerate(images)]
+        return [
+            replace(self.finish(outputs, i, image.shape[:2], presence), unusual=self.unusual(prepared[i]))
+            for i, image in enumerate(images)
+        ]
+
+    def unusual(self, prepared: np.ndarray) -> tuple[str, ...] | None:
+        """Why an image, as `prepare` gives it, is unlike those that the model learned from: see `Prediction.unusual`."""
         familiar = None if self.artifact is None else self.artifact.familiar
-        if familiar is None:
-            return found
-        return [replace(one, unusual=familiar.reasons(familiar.distances(x))) for one, x in zip(found, prepared, strict=True)]
+        return None if familiar is None else familiar.reasons(familiar.distances(prepared))
 
 
 def finish(

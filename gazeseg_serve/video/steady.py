@@ -65,8 +65,7 @@ class FrameSegmenter:
         """Segment `(H, W, C)`, as Predictor.predict takes it, shown at `at` seconds. Raises as it does."""
         prepared = self._predictor.prepare(image)
         found = self.steadied(self._predictor.run([prepared]), at, image.shape[:2])
-        familiar = None if self._predictor.artifact is None else self._predictor.artifact.familiar
-        return found if familiar is None else replace(found, unusual=familiar.reasons(familiar.distances(prepared)))
+        return replace(found, unusual=self._predictor.unusual(prepared))
 
     def steadied(self, outputs: Outputs, at: float, size: tuple[int, int]) -> Prediction:
         """The prediction of what the engine gave for one frame of `size` = (height, width)."""
